@@ -1,0 +1,45 @@
+"""`python -m app`: the service's own process.
+
+It is a module of its own, and light, because multiprocessing looks at `__main__` in every child.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from app.config import Settings
+from app.errors import ServiceError
+from app.main import create_app
+
+CLOSE_CONNECTIONS_SEC = 3
+"""How long open answers (event streams) may go on after SIGTERM; clients take them up again by Last-Event-ID."""
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings()
+        app = create_app(settings)
+    except (ValidationError, ServiceError, ImportError) as error:
+        print(f"optimizing-api cannot start: {error}", file=sys.stderr)
+        return 2
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.bind_host,
+            port=settings.port,
+            timeout_graceful_shutdown=CLOSE_CONNECTIONS_SEC,
+            log_config=None,
+            access_log=False,
+        )
+    )
+    server.run()
+    return 0 if server.started else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

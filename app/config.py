@@ -1,0 +1,153 @@
+"""Settings: the environment, read once, checked together, frozen. A wrong combination refuses to start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+IMAGE_WORKSPACE = Path("/workspace/shared")
+
+JOB_OPTIONS = {
+    "opset",
+    "trust_checkpoints",
+    "parity_fp32_box_px",
+    "parity_fp32_score",
+    "parity_fp16_box_px",
+    "parity_fp16_score",
+}
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+"""A tuple that is written `a,b,c` in the environment."""
+
+
+def default_workspace() -> Path:
+    """`/workspace/shared` where it exists (the images have it), else a folder that the user may write."""
+    if IMAGE_WORKSPACE.is_dir() and os.access(IMAGE_WORKSPACE, os.W_OK):
+        return IMAGE_WORKSPACE
+    return Path.home() / ".local" / "share" / "optimizing-api"
+
+
+class Settings(BaseSettings):
+    """Every setting of the service; each field is an environment variable of the same name in upper case."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # Where it listens
+    host: str | None = Field(None, description="Address to bind. Unset: loopback without API keys, else every address.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port. 0 takes a free one.")
+
+    # Who may
+    api_keys: SecretStr = Field(SecretStr(""), description="`key:uid` pairs, comma-separated. None: one local user.")
+    api_keys_file: Path | None = Field(None, description="A file that holds API_KEYS instead, one pair a line.")
+    local_uid: str = Field("0001", pattern=r"^[0-9]{1,18}$", description="The one user where no API key is set.")
+
+    # Where things lie
+    workspace_dir: Path = Field(default_factory=default_workspace, description="Work folders, stores and caches.")
+    artifacts_dir: Path | None = Field(None, description="The local artifact store. Unset: WORKSPACE_DIR/store.")
+    database_path: Path | None = Field(None, description="The SQLite file. Unset: WORKSPACE_DIR/state/records.sqlite3.")
+    input_roots: CommaList = Field(
+        ("/app/int8_calib_images",),
+        description="Folders, besides WORKSPACE_DIR, that a request may name by absolute path; comma-separated.",
+    )
+    absolute_input_paths: bool = Field(True, description="Whether requests may name files by absolute path at all.")
+    upload_max_mib: int = Field(8192, ge=1, description="Largest upload, in MiB.")
+    artifact_store: Literal["local"] = Field("local", description="Where artifacts go.")
+    record_store: Literal["sqlite"] = Field("sqlite", description="Where records go.")
+
+    # How jobs run
+    engine_build_concurrency: int = Field(3, ge=1, description="Engine builds at once, on all devices together.")
+    job_cpu_concurrency: int = Field(2, ge=1, description="Light CPU jobs at once.")
+    job_timeout_sec: float = Field(3600, gt=0, description="Time limit of a job, from the start of its process.")
+    job_kill_grace_sec: float = Field(0.5, ge=0, description="From SIGTERM to SIGKILL when a job is ended early.")
+    job_max_attempts: int = Field(3, ge=1, description="Starts of one job when the service dies under it.")
+    job_lease_sec: float = Field(30, gt=0, description="How long a silent service keeps its jobs; renewed at half.")
+    job_start_method: Literal["forkserver", "exec"] = Field("forkserver", description="How a job's process starts.")
+    job_log_max_mib: int = Field(64, ge=1, description="A job whose log grows beyond this is ended, in MiB.")
+    drain_timeout_sec: float = Field(20, ge=0, description="At SIGTERM, how long running jobs may still finish.")
+    kind_packages: CommaList = Field((), description="More packages with `schemas` and `handlers`; comma-separated.")
+
+    # What a job accepts
+    opset: int = Field(17, ge=11, le=20, description="ONNX opset of exports that name none.")
+    trust_checkpoints: bool = Field(False, description="Open .pt files that run code. Only for files of your own.")
+    parity_fp32_box_px: float = Field(0.05, gt=0, description="FP32 proof: largest move of a box edge, in pixels.")
+    parity_fp32_score: float = Field(1e-4, gt=0, description="FP32 proof: largest change of a score.")
+    parity_fp16_box_px: float = Field(4.0, gt=0, description="FP16 proof: largest move of a box edge, in pixels.")
+    parity_fp16_score: float = Field(1e-2, gt=0, description="FP16 proof: largest change of a score.")
+
+    # Callbacks
+    callback_url: str | None = Field(None, description="Where the end of a job is reported when the request says not.")
+    callback_secret: SecretStr | None = Field(None, description="`whsec_` + base64. Unset: made once, kept in state/.")
+    callback_secret_file: Path | None = Field(None, description="A file that holds CALLBACK_SECRET instead.")
+    callback_allowed_hosts: CommaList = Field(
+        (), description="Hosts and networks (10.0.0.0/8) that callbacks may reach besides public ones; comma-separated."
+    )
+    callback_timeout_sec: float = Field(15, gt=0, description="How long one delivery may take.")
+    callback_retry_sec: Annotated[tuple[float, ...], NoDecode] = Field(
+        (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
+        description="Waits between deliveries, in seconds; comma-separated. Standard Webhooks' own by default.",
+    )
+
+    @field_validator("input_roots", "kind_packages", "callback_allowed_hosts", "callback_retry_sec", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("workspace_dir", "artifacts_dir", "database_path", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value is not None else None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        for secret, file in (("api_keys", self.api_keys_file), ("callback_secret", self.callback_secret_file)):
+            if file is not None and secret in self.model_fields_set:
+                raise ValueError(f"{secret.upper()} and {secret.upper()}_FILE are both set; keep one of them")
+            if file is not None and not file.is_file():
+                raise ValueError(f"{secret.upper()}_FILE names {file}, which is not a file; create it or unset it")
+        self.key_pairs()
+        return self
+
+    @property
+    def store_dir(self) -> Path:
+        return self.artifacts_dir or self.workspace_dir / "store"
+
+    @property
+    def jobs_dir(self) -> Path:
+        return self.workspace_dir / "jobs"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.workspace_dir / "state"
+
+    @property
+    def records_file(self) -> Path:
+        return self.database_path or self.state_dir / "records.sqlite3"
+
+    @property
+    def bind_host(self) -> str:
+        """The address to bind: with no key set, nobody but this machine may ask, unless HOST says otherwise."""
+        return self.host or ("0.0.0.0" if self.key_pairs() else "127.0.0.1")  # noqa: S104
+
+    @property
+    def job_options(self) -> dict[str, Any]:
+        """The settings that a job's process is told; they are part of the work's fingerprint."""
+        return self.model_dump(include=JOB_OPTIONS)
+
+    def key_pairs(self) -> list[tuple[str, str]]:
+        """(key, uid) pairs of API_KEYS or its file. Raises ValueError that never shows a key."""
+        text = self.api_keys_file.read_text() if self.api_keys_file else self.api_keys.get_secret_value()
+        pairs = []
+        for number, entry in enumerate((part.strip() for part in text.replace("\n", ",").split(",")), 1):
+            if not entry:
+                continue
+            key, _, uid = entry.rpartition(":")
+            if len(key) < 8 or not (uid.isascii() and uid.isdigit()):
+                raise ValueError(
+                    f"API_KEYS: entry {number} is not `key:uid`; a key has 8 characters or more, a uid only digits"
+                )
+            pairs.append((key, uid))
+        return pairs

@@ -1,0 +1,87 @@
+"""Who may run now. A slot is a bundle of counted places; whoever waits longest for a place gets it first.
+
+| slot | places it takes |
+|---|---|
+| `cpu` | one of JOB_CPU_CONCURRENCY |
+| `gpu` | one of ENGINE_BUILD_CONCURRENCY |
+| `dla0`, `dla1` | one of ENGINE_BUILD_CONCURRENCY, and the core itself |
+| `cpu!`, `gpu!`, `dla0!`, `dla1!` | the whole device, because a number taken beside other work is no number |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from app.config import Settings
+from app.schemas.kind import Slot
+
+Wait = Callable[[Awaitable[None]], Awaitable[None]]
+
+
+class Slots:
+    """Counted places with a queue. A waiter that is short of a place keeps it from all who came later."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.capacity: dict[str, int] = {
+            "cpu": settings.job_cpu_concurrency,
+            "build": settings.engine_build_concurrency,
+            "dla0": 1,
+            "dla1": 1,
+        }
+        self._taken: Counter[str] = Counter()
+        self._holders = 0
+        self._waiting: list[tuple[int, Mapping[str, int], asyncio.Future[None]]] = []
+
+    def needs(self, slot: Slot) -> dict[str, int]:
+        """The places that a slot takes."""
+        if slot.device == "cpu":
+            return {"cpu": self.capacity["cpu"] if slot.exclusive else 1}
+        needs = {"build": self.capacity["build"] if slot.exclusive else 1}
+        if slot.device != "gpu":
+            needs[slot.device] = 1
+        return needs
+
+    def busy(self) -> int:
+        """How many jobs hold a slot."""
+        return self._holders
+
+    def width(self, slot: Slot) -> int:
+        """How many jobs of this slot can run at once."""
+        return min(self.capacity[place] // count for place, count in self.needs(slot).items())
+
+    @asynccontextmanager
+    async def hold(self, slot: Slot, order: int, wait: Wait) -> AsyncIterator[None]:
+        """Waits, by `wait`, for the slot behind everybody with a smaller `order`, and keeps it for the block."""
+        needs = self.needs(slot)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((order, needs, turn))
+        self._waiting.sort(key=lambda waiter: waiter[0])
+        self._serve()
+        try:
+            await wait(turn)
+            yield
+        finally:
+            if turn.done() and not turn.cancelled():
+                self._taken.subtract(needs)
+                self._holders -= 1
+            else:
+                self._waiting = [waiter for waiter in self._waiting if waiter[2] is not turn]
+            self._serve()
+
+    def _serve(self) -> None:
+        reserved: set[str] = set()
+        for waiter in list(self._waiting):
+            _, needs, turn = waiter
+            short = {place for place, count in needs.items() if self._taken[place] + count > self.capacity[place]}
+            if turn.cancelled():
+                continue
+            if short or reserved & set(needs):
+                reserved |= short  # only these: a job that waits for a DLA core does not hold up the GPU's
+                continue
+            self._taken.update(needs)
+            self._holders += 1
+            self._waiting.remove(waiter)
+            turn.set_result(None)

@@ -1,0 +1,121 @@
+"""A job's work folder: `jobs/{uid}/{pid}/{oid}`. Made by the service, filled with inputs, emptied into the store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+
+from app.config import Settings
+from app.jobs.inputs import ResolvedInputs, Source
+from app.jobs.protocol import INPUTS_DIR, LOG_NAME
+from app.schemas.kind import Kind, Parameters
+from app.storage.artifacts import ArtifactStore, job_prefix
+from app.storage.records import JobRecord
+
+
+class Workspace:
+    """Makes, fills, empties and removes work folders."""
+
+    def __init__(self, settings: Settings, artifacts: ArtifactStore) -> None:
+        self._root = settings.jobs_dir
+        self._log_max_bytes = settings.job_log_max_mib * 1024 * 1024
+        self._artifacts = artifacts
+
+    def folder(self, job: JobRecord) -> Path:
+        return self._root / job.uid / job.pid / job.oid
+
+    def log(self, job: JobRecord) -> Path:
+        return self.folder(job) / LOG_NAME
+
+    async def make(self, job: JobRecord) -> Path:
+        """An empty work folder; what an earlier attempt left is removed but for its log."""
+        return await anyio.to_thread.run_sync(self._make, job)
+
+    def _make(self, job: JobRecord) -> Path:
+        folder = self.folder(job)
+        folder.mkdir(parents=True, exist_ok=True)
+        for entry in folder.iterdir():
+            if entry.name != LOG_NAME:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        return folder
+
+    def note(self, job: JobRecord, line: str) -> None:
+        """Adds a line of the service's own to the job's log."""
+        self.folder(job).mkdir(parents=True, exist_ok=True)
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with open(self.log(job), "a", encoding="utf-8") as log:
+            log.write(f"[{moment}] {line}\n")
+
+    async def stage(self, job: JobRecord, kind: Kind, parameters: Parameters, found: ResolvedInputs) -> dict[str, Any]:
+        """Copies every input into the work folder; parameter name -> staged path, as `JobSpec.inputs` has it."""
+        below = self.folder(job) / INPUTS_DIR
+        staged: dict[str, list[Path]] = {}
+        for name, sources in found.files.items():
+            staged[name] = [await self._stage_one(source, below / name / source.name) for source in sources]
+        inputs: dict[str, Any] = {name: str(staged[name][0]) for name, _ in kind.input_fields()}
+        for name in kind.data_fields():
+            data = getattr(parameters, name)
+            if data is not None:
+                annotations = staged.get(f"{name}.annotations")
+                inputs[name] = {
+                    "images": str(found.folders.get(name) or _common(staged[name], below / name)),
+                    "annotations": str(annotations[0]) if annotations else None,
+                    "sample": data.sample,
+                }
+        return inputs
+
+    async def _stage_one(self, source: Source, target: Path) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.key is not None:
+            await self._artifacts.fetch(source.key, target)
+        elif source.path is not None:
+            await anyio.to_thread.run_sync(shutil.copyfile, source.path, target)
+        return target
+
+    async def collect(self, job: JobRecord) -> tuple[str, ...]:
+        """Stores every file that the job made, and returns their names, sorted. Links and hidden files stay behind."""
+        names = await anyio.to_thread.run_sync(lambda: sorted(self._outputs(job)))
+        for name in names:
+            await self._artifacts.put_file(job_prefix(job.pid, job.oid) + name, self.folder(job) / name)
+        return tuple(names)
+
+    def _outputs(self, job: JobRecord) -> Iterator[str]:
+        folder = self.folder(job)
+        log = folder / LOG_NAME
+        if log.exists() and log.stat().st_size > self._log_max_bytes:
+            os.truncate(log, self._log_max_bytes)
+        for parent, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                path = Path(parent) / name
+                if not name.startswith(".") and stat.S_ISREG(path.lstat().st_mode):
+                    yield str(path.relative_to(folder))
+
+    async def remove(self, job: JobRecord) -> None:
+        """Removes the work folder, and the folders above it that are empty then."""
+        await anyio.to_thread.run_sync(self._remove, job)
+
+    def _remove(self, job: JobRecord) -> None:
+        folder = self.folder(job)
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in (folder.parent, folder.parent.parent):
+            with contextlib.suppress(OSError):  # other jobs are in it
+                parent.rmdir()
+
+    def folders(self) -> Iterator[tuple[str, str, str]]:
+        """(uid, pid, oid) of every work folder that exists."""
+        for folder in self._root.glob("*/*/*"):
+            yield folder.parent.parent.name, folder.parent.name, folder.name
+
+
+def _common(paths: list[Path], below: Path) -> Path:
+    """One archive is a file; several images are the folder that holds them."""
+    return paths[0] if len(paths) == 1 and paths[0].name.lower().endswith((".zip", ".tar", ".gz", ".tgz")) else below

@@ -1,0 +1,104 @@
+"""What routes are given: the wired services, the user behind the key, the job that a path names."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.security.http import HTTPAuthorizationCredentials
+
+from app.config import Settings
+from app.errors import Unauthenticated
+from app.jobs.service import Jobs
+from app.schemas.common import Oid, Pid
+from app.storage.records import JobRecord, JobRef
+
+logger = logging.getLogger(__name__)
+
+_bearer = HTTPBearer(auto_error=False, description="An API key of the setting API_KEYS.")
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, for tools that cannot do Bearer.")
+
+
+class KeyRing:
+    """The API keys, kept as SHA-256 only; compared in constant time, and all of them each time."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]], local_uid: str) -> None:
+        self._hashes = [(hashlib.sha256(key.encode()).hexdigest(), uid) for key, uid in pairs]
+        self._local_uid = local_uid
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is no key, and so one local user."""
+        return not self._hashes
+
+    def uid(self, key: str | None) -> str:
+        """The user of a key. Raises Unauthenticated."""
+        if self.is_open:
+            return self._local_uid
+        presented = hashlib.sha256((key or "").encode("utf-8", "surrogateescape")).hexdigest()
+        matches = [uid for known, uid in self._hashes if hmac.compare_digest(known, presented)]
+        if key is None or not matches:
+            logger.info("refused a request with %s", f"key sha256:{presented[:12]}" if key else "no key")
+            raise Unauthenticated(
+                "this service asks for an API key",
+                expected="`Authorization: Bearer KEY` or `X-API-Key: KEY`",
+                received="no key" if key is None else "a key that is not known here",
+                hint="ask the operator for a key, or add one to API_KEYS",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return matches[0]
+
+
+@dataclass(frozen=True)
+class Services:
+    """All that the composition root wired together."""
+
+    settings: Settings
+    jobs: Jobs
+    keys: KeyRing
+
+
+def services(request: Request) -> Services:
+    return cast(Services, request.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+
+
+def current_uid(
+    wired: ServicesDep,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    header: Annotated[str | None, Security(_header)],
+) -> str:
+    return wired.keys.uid(bearer.credentials if bearer else header)
+
+
+UidDep = Annotated[str, Depends(current_uid)]
+
+
+def jobs(wired: ServicesDep) -> Jobs:
+    return wired.jobs
+
+
+JobsDep = Annotated[Jobs, Depends(jobs)]
+
+
+def job_ref(pid: Pid, oid: Oid) -> JobRef:
+    return JobRef(pid, oid)
+
+
+RefDep = Annotated[JobRef, Depends(job_ref)]
+
+
+async def own_job(uid: UidDep, use: JobsDep, ref: RefDep) -> JobRecord:
+    """The job of the path, if it is this user's. Raises NotFound."""
+    return await use.job(uid, ref)
+
+
+OwnJobDep = Annotated[JobRecord, Depends(own_job)]

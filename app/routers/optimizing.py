@@ -1,0 +1,108 @@
+"""`POST /optimizing/<kind>`: one route a kind, made from the registry."""
+
+# Annotations must be evaluated where they stand: with `from __future__ import annotations` every route made in the
+# loop would silently get the schema of the last kind.
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from pydantic import Field, create_model
+
+from app.errors import Conflict, InvalidRequest, MalformedRequest, NotFound, TooLarge
+from app.jobs.registry import Registry
+from app.jobs.service import Submission
+from app.routers.deps import JobsDep, UidDep
+from app.routers.problems import declared
+from app.routers.views import job_path, started_view
+from app.schemas.common import Pid, StrictModel
+from app.schemas.job import JobStarted, KindList, KindView
+from app.schemas.kind import Kind
+
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Same key and same body: the same answer, one job. Kept for 24 hours.",
+    ),
+]
+
+
+class Envelope(StrictModel):
+    """What a request carries beside its parameters."""
+
+    pid: Pid
+    callback_url: str | None = Field(None, max_length=2048, description="Told when the job has ended.")
+    force: bool = Field(False, description="Do the work again although the same was done before.")
+    queue: bool = Field(False, description="Accept although this machine cannot do it; another one may take it.")
+
+
+def request_model(kind: Kind) -> type[Envelope]:
+    """The body of one kind's route: the envelope around its parameters."""
+    name = "".join(part.capitalize() for part in kind.action.split("_")) + "Request"
+    return create_model(name, __base__=Envelope, __doc__=kind.summary, parameters=(kind.parameters, ...))
+
+
+def build_router(registry: Registry) -> APIRouter:
+    router = APIRouter(prefix="/optimizing", tags=["optimizing"])
+    for kind in registry.values():
+        _add_route(router, kind)
+
+    @router.get("/kinds", summary="Every kind of job: parameters, example, needs, and whether this machine has them")
+    async def kinds(_: UidDep, use: JobsDep) -> KindList:
+        return KindList(kinds=[_kind_view(use.registry, kind) for kind in use.registry.values()])
+
+    return router
+
+
+def _add_route(router: APIRouter, kind: Kind) -> None:
+    model: Any = request_model(kind)
+
+    async def submit(
+        body: model,
+        uid: UidDep,
+        use: JobsDep,
+        response: Response,
+        idempotency_key: IdempotencyHeader = None,
+    ) -> JobStarted:
+        submission = Submission(
+            uid, body.pid, kind, body.parameters, body.callback_url, body.force, body.queue, idempotency_key
+        )
+        job = await use.submit(submission)
+        response.headers["Location"] = job_path(job.ref)
+        return started_view(job, use)
+
+    submit.__doc__ = kind.parameters.__doc__
+    router.add_api_route(
+        f"/{kind.action}",
+        submit,
+        methods=["POST"],
+        status_code=202,
+        name=kind.action,
+        operation_id=f"submit_{kind.action}",
+        summary=kind.summary,
+        response_model=JobStarted,
+        responses=declared(InvalidRequest, MalformedRequest, NotFound, Conflict, TooLarge),
+        openapi_extra={"requestBody": {"content": {"application/json": {"examples": _examples(kind)}}}},
+    )
+
+
+def _examples(kind: Kind) -> dict[str, Any]:
+    return {kind.action: {"summary": kind.summary, "value": dict(kind.example)}}
+
+
+def _kind_view(registry: Registry, kind: Kind) -> KindView:
+    versions = registry.versions(kind)
+    return KindView(
+        action=kind.action,
+        kind=kind.word,
+        summary=kind.summary,
+        route=f"/optimizing/{kind.action}",
+        parameters_schema=kind.parameters.model_json_schema(),
+        metrics_schema=kind.metrics.model_json_schema(),
+        example=dict(kind.example),
+        needs=versions,
+        available=None not in versions.values(),
+    )

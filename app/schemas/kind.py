@@ -1,0 +1,99 @@
+"""What a kind of job says of itself. One module under `schemas/kinds` a kind; the module's name is its route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal, NamedTuple, get_args
+
+from pydantic.fields import FieldInfo
+
+from app.schemas.common import DataSource, InputFile, OutputFile, StrictModel
+
+Device = Literal["cpu", "gpu", "dla0", "dla1"]
+
+
+class Slot(NamedTuple):
+    """The place a job needs: a device, and whether it must have the device to itself."""
+
+    device: Device = "cpu"
+    exclusive: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.device}!" if self.exclusive else self.device
+
+    @classmethod
+    def parse(cls, text: str) -> Slot:
+        return cls(text.rstrip("!"), text.endswith("!"))  # type: ignore[arg-type]
+
+
+class Parameters(StrictModel):
+    """The base of every kind's `parameters`: a `kind` word, files to stage, at most one output name."""
+
+    kind: str
+
+
+class Metrics(StrictModel):
+    """The base of every kind's `metrics`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of job. `action` is filled in from the module's name by the registry."""
+
+    parameters: type[Parameters]
+    metrics: type[Metrics]
+    summary: str
+    example: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
+    """Importable modules without which the kind cannot run here; their versions are part of the fingerprint."""
+    slot: Callable[[Any], Slot] = field(default=lambda _: Slot())
+    reusable: bool = True
+    """Whether the same inputs, parameters and versions may be answered with an earlier result."""
+    timeout_sec: float | None = None
+    """A time limit of its own; None takes JOB_TIMEOUT_SEC."""
+    action: str = ""
+    handler: str = ""
+
+    @property
+    def word(self) -> str:
+        """The `kind` that the request's body must bear."""
+        annotation = self.parameters.model_fields["kind"].annotation
+        (word,) = annotation.__args__  # type: ignore[union-attr]
+        return str(word)
+
+    def input_fields(self) -> Iterator[tuple[str, InputFile]]:
+        """The parameters that name one file to stage."""
+        for name, info in self.parameters.model_fields.items():
+            for mark in _marks(info):
+                if isinstance(mark, InputFile):
+                    yield name, mark
+
+    def data_fields(self) -> Iterator[str]:
+        """The parameters that name a set of images."""
+        for name, info in self.parameters.model_fields.items():
+            arguments = getattr(info.annotation, "__args__", (info.annotation,))
+            if DataSource in arguments:
+                yield name
+
+    def output_name(self, parameters: Parameters) -> str | None:
+        """The file name of the output: as asked for, else derived from the first input's stem (S0)."""
+        for name, info in self.parameters.model_fields.items():
+            for mark in _marks(info):
+                if isinstance(mark, OutputFile):
+                    asked = getattr(parameters, name)
+                    return asked or mark.default.format(stem=self.input_stem(parameters))
+        return None
+
+    def input_stem(self, parameters: Parameters) -> str:
+        for name, _ in self.input_fields():
+            return PurePosixPath(getattr(parameters, name)).stem
+        return "output"
+
+
+def _marks(info: FieldInfo) -> Iterator[Any]:
+    """The marks of a parameter's annotation, also where it may be None."""
+    yield from info.metadata
+    for part in get_args(info.annotation):
+        yield from getattr(part, "__metadata__", ())

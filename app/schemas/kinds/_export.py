@@ -1,0 +1,37 @@
+"""What the two ONNX export routes share (S0 sections 1 and 2)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from app.schemas.common import DataSource, ImageSize, InputFile
+from app.schemas.kind import Metrics, Parameters
+
+NEEDS = ("torch", "torchvision", "ultralytics", "onnx", "onnxslim", "onnxruntime")
+
+
+class ExportParameters(Parameters):
+    """From a `.pt` checkpoint to an ONNX file that was shown to answer like it."""
+
+    kind: Literal["pt_to_onnx"]
+    input_path: Annotated[
+        str, InputFile(".pt"), Field(min_length=1, description="Artifact key, or absolute path on the server.")
+    ]
+    input_size: ImageSize = (640, 640)
+    batch_size: int = Field(1, ge=1, le=1024)
+    channels: int = Field(3, ge=1, le=1024, description="Input channels (RGB = 3), as the model's first layer has them.")
+    opset: int | None = Field(None, ge=11, le=20, description="ONNX opset; the service's OPSET where left out (17).")
+    dynamic: bool = Field(False, description="Batch, height and width stay free in the file.")
+    data: DataSource | None = Field(
+        None, description="Images for the proof; left out, the two pictures that Ultralytics carries."
+    )
+
+
+class ExportMetrics(Metrics):
+    """What an export is, and what was shown of it."""
+
+    stats: dict[str, Any] = Field(description="size_mb, total_params, nonzero_params, sparsity_pct.")
+    parity: dict[str, Any] = Field(description="Torch against ONNX Runtime on the same tensors, with the limits.")
+    onnx: dict[str, Any] = Field(description="Opset, inputs and outputs, and how long each phase took.")

@@ -1,0 +1,36 @@
+"""`POST /optimizing/pt_to_onnx_fp16`: S0 section 2."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from app.schemas.common import OutputFile
+from app.schemas.kind import Kind
+from app.schemas.kinds._export import NEEDS, ExportMetrics, ExportParameters
+
+
+class PtToOnnxFp16(ExportParameters):
+    """Export a \`.pt\` to ONNX in FP16 with float32 inputs and outputs; fails unless it answers like the checkpoint."""
+
+    output_path: Annotated[str, OutputFile(".onnx", "{stem}_fp16.onnx")] | None = Field(
+        None, description="Name of the result; left out, `<stem>_fp16.onnx`."
+    )
+
+
+KIND = Kind(
+    parameters=PtToOnnxFp16,
+    metrics=ExportMetrics,
+    summary="Export a `.pt` checkpoint to ONNX in FP16, proven equal on the same tensors",
+    example={
+        "pid": "P0001",
+        "parameters": {
+            "kind": "pt_to_onnx",
+            "input_path": "artifacts/P0001/optimizing/O0001/best.pt",
+            "input_size": [640, 640],
+            "batch_size": 1,
+        },
+    },
+    needs=NEEDS,
+)

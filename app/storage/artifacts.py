@@ -1,0 +1,63 @@
+"""The artifact store: files under keys such as `artifacts/P0001/optimizing/O0007/best_fp32.onnx`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ArtifactInfo:
+    """One stored file. `sha256` is None where the store was not asked to read the file for it."""
+
+    key: str
+    size_bytes: int
+    sha256: str | None
+    modified_at: float
+    """Unix seconds."""
+
+
+def job_prefix(pid: str, oid: str) -> str:
+    """Where a job's artifacts lie (S0); the same place serves uploads."""
+    return f"artifacts/{pid}/optimizing/{oid}/"
+
+
+class ArtifactStore(Protocol):
+    """Keeps files. Every method raises StoreUnavailable when the store does not answer, StoreFull when it has no room.
+
+    A key is checked by the caller (`schemas.common.check_key`); a store refuses one that would leave it all the same.
+    What is visible under a key is always a whole file: writes go beside and are moved into place.
+    """
+
+    async def start(self) -> None:
+        """Makes the store usable; raises StoreUnavailable with what to mend."""
+
+    async def close(self) -> None: ...
+
+    async def check(self) -> None:
+        """Raises StoreUnavailable unless the store can be read and written now."""
+
+    async def put_stream(self, key: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> ArtifactInfo:
+        """Stores a stream while it is hashed, in constant memory. Raises TooLarge beyond `max_bytes`; nothing stays."""
+
+    async def put_file(self, key: str, path: Path) -> ArtifactInfo:
+        """Stores a copy of a local regular file; a link is refused."""
+
+    async def fetch(self, key: str, target: Path) -> ArtifactInfo:
+        """Copies an artifact to a local path, digest included. Raises NotFound."""
+
+    async def stat(self, key: str, *, digest: bool = False) -> ArtifactInfo:
+        """What is known of a key; with `digest`, the sha256 even if the file must be read. Raises NotFound."""
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` to before `end`, in chunks. Raises NotFound at the first chunk."""
+
+    def list(self, prefix: str) -> AsyncIterator[ArtifactInfo]:
+        """Every artifact whose key begins with `prefix`, in the order of keys; digests where already known."""
+
+    async def copy(self, source: str, target: str) -> ArtifactInfo:
+        """Makes `target` the same file as `source`, without passing it through here. Raises NotFound."""

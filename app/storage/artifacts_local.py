@@ -1,0 +1,255 @@
+"""Artifacts in a local folder: the embedded default.
+
+`ROOT/<key>` is the file, `ROOT/.digests/<key>` its digest, `ROOT/.incoming/` what is still being written. No segment of
+a key begins with a dot, so the three never meet. A file that the platform put there itself has no digest yet: it is
+made when first asked for and holds as long as size and modification time stay as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import anyio.to_thread
+
+from app.errors import NotFound, StoreFull, StoreUnavailable, TooLarge
+from app.storage.artifacts import CHUNK_BYTES, ArtifactInfo
+
+T = TypeVar("T")
+
+STALE_SEC = 24 * 3600
+
+
+class LocalArtifacts:
+    """An `ArtifactStore` in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._digests = root / ".digests"
+        self._incoming = root / ".incoming"
+
+    async def start(self) -> None:
+        def make() -> None:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._digests.mkdir(exist_ok=True)
+            self._incoming.mkdir(exist_ok=True)
+            for left in self._incoming.iterdir():  # what a killed service was writing; younger ones may be another's
+                if left.stat().st_mtime < time.time() - STALE_SEC:
+                    left.unlink(missing_ok=True)
+
+        await self._run(make)
+        await self.check()
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    async def check(self) -> None:
+        def write() -> None:
+            with self._beside() as (file, _):
+                file.write(b"ok")
+
+        await self._run(write)
+
+    async def put_stream(self, key: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> ArtifactInfo:
+        sha, size, pending = hashlib.sha256(), 0, bytearray()
+        target = self._path(key)
+
+        def flush(file: BinaryIO) -> None:
+            sha.update(pending)
+            file.write(pending)
+            pending.clear()
+
+        with self._beside() as (file, temporary):
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > max_bytes:
+                    raise TooLarge(
+                        "the upload is larger than this service takes",
+                        expected=f"at most {max_bytes} bytes (UPLOAD_MAX_MIB)",
+                        received="more",
+                    )
+                pending += chunk
+                if len(pending) >= CHUNK_BYTES:
+                    await self._run(flush, file)
+            await self._run(flush, file)
+            return await self._run(self._publish, file, temporary, key, target, sha.hexdigest())
+
+    async def put_file(self, key: str, path: Path) -> ArtifactInfo:
+        def put() -> ArtifactInfo:
+            with self._beside() as (file, temporary), open(_opened(path), "rb") as source:
+                digest = _copy_hashed(source, file)
+                return self._publish(file, temporary, key, self._path(key), digest)
+
+        return await self._run(put)
+
+    async def fetch(self, key: str, target: Path) -> ArtifactInfo:
+        info = await self.stat(key, digest=True)
+        await self._run(shutil.copyfile, self._path(key), target)
+        return info
+
+    async def stat(self, key: str, *, digest: bool = False) -> ArtifactInfo:
+        return await self._run(self._stat, key, digest)
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        file = await self._run(self._open, key)
+        try:
+            await self._run(file.seek, start)
+            left = (end if end is not None else os.fstat(file.fileno()).st_size) - start
+            while left > 0:
+                chunk = await self._run(file.read, min(CHUNK_BYTES, left))
+                if not chunk:
+                    return
+                left -= len(chunk)
+                yield chunk
+        finally:
+            file.close()
+
+    async def list(self, prefix: str) -> AsyncIterator[ArtifactInfo]:
+        for key in await self._run(lambda: sorted(self._keys(prefix))):
+            with contextlib.suppress(NotFound):  # removed by the platform since it was listed
+                yield await self.stat(key)
+
+    async def copy(self, source: str, target: str) -> ArtifactInfo:
+        def link() -> ArtifactInfo:
+            info = self._stat(source, True)
+            temporary = self._incoming / uuid.uuid4().hex
+            try:
+                os.link(self._path(source), temporary)
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(self._path(source), temporary)
+            return self._place(temporary, target, self._path(target), info.sha256 or "")
+
+        return await self._run(link)
+
+    def _path(self, key: str) -> Path:
+        path = self._root / key
+        if any(part in {"", ".", ".."} or part.startswith(".") for part in key.split("/")):
+            raise NotFound("there is no artifact of that name", received=key)
+        return path
+
+    def _open(self, key: str) -> BinaryIO:
+        """Opens a regular file for reading; a link, in any place of the path, leads nowhere."""
+        path = self._path(key)
+        if not path.parent.resolve().is_relative_to(self._root.resolve()):
+            raise _absent(key)
+        try:
+            descriptor = _opened(path)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
+                raise _absent(key) from None
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _absent(key)
+        return open(descriptor, "rb", buffering=0)
+
+    def _keys(self, prefix: str) -> Iterator[str]:
+        folder = self._root / prefix.rpartition("/")[0]
+        for parent, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                key = str((Path(parent) / name).relative_to(self._root))
+                if key.startswith(prefix) and not name.startswith("."):
+                    yield key
+
+    def _stat(self, key: str, digest: bool) -> ArtifactInfo:
+        with self._open(key) as file:
+            status = os.fstat(file.fileno())
+            sha256 = self._known_digest(key, status)
+            if digest and sha256 is None:
+                sha256 = _digest(file)
+                self._remember(key, status, sha256)
+        return ArtifactInfo(key, status.st_size, sha256, status.st_mtime)
+
+    def _known_digest(self, key: str, status: os.stat_result) -> str | None:
+        try:
+            size, modified_ns, sha256 = (self._digests / key).read_text().split()
+        except (OSError, ValueError):
+            return None
+        return sha256 if (int(size), int(modified_ns)) == (status.st_size, status.st_mtime_ns) else None
+
+    def _remember(self, key: str, status: os.stat_result, sha256: str) -> None:
+        note = self._digests / key
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._incoming / uuid.uuid4().hex
+        temporary.write_text(f"{status.st_size} {status.st_mtime_ns} {sha256}")
+        temporary.replace(note)
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[tuple[BinaryIO, Path]]:
+        """A new file in `.incoming`, gone afterwards unless it was moved into place."""
+        temporary = self._incoming / uuid.uuid4().hex
+        try:
+            with open(temporary, "xb") as file:
+                yield file, temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _publish(self, file: BinaryIO, temporary: Path, key: str, target: Path, sha256: str) -> ArtifactInfo:
+        file.flush()
+        os.fsync(file.fileno())
+        return self._place(temporary, key, target, sha256)
+
+    def _place(self, temporary: Path, key: str, target: Path, sha256: str) -> ArtifactInfo:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        status = temporary.stat()
+        self._remember(key, status, sha256)
+        # Two links to one file: rename(2) would then do nothing and leave the temporary name behind.
+        os.replace(temporary, target)
+        temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+        return ArtifactInfo(key, status.st_size, sha256, status.st_mtime)
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        try:
+            return await anyio.to_thread.run_sync(function, *arguments)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StoreFull("the artifact store's disk is full", hint=f"free space under {self._root}") from error
+            raise StoreUnavailable(
+                "the artifact store's folder cannot be used",
+                received=f"{type(error).__name__}: {error.strerror}",
+                hint=f"check that {self._root} exists and that the service may write there",
+            ) from error
+
+
+def _opened(path: Path) -> int:
+    """A file descriptor of a regular file, never of what a link points to."""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _absent(key: str) -> NotFound:
+    return NotFound("there is no artifact under that key", received=key, hint="upload it, or list the job's artifacts")
+
+
+def _digest(file: BinaryIO) -> str:
+    sha = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        sha.update(chunk)
+    return sha.hexdigest()
+
+
+def _copy_hashed(source: BinaryIO, target: BinaryIO) -> str:
+    sha = hashlib.sha256()
+    while chunk := source.read(CHUNK_BYTES):
+        sha.update(chunk)
+        target.write(chunk)
+    return sha.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable only once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

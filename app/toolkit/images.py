@@ -1,0 +1,122 @@
+"""Images from disk to the network's input: the one preprocessing that parity, inference and COCO evaluation share.
+
+It equals Ultralytics' predict on an ONNX file: `LetterBox(new_shape, auto=False)` (grey 114 border, bilinear, centred),
+RGB, divided by 255, NCHW float32.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from ultralytics.utils import ASSETS
+
+from app.toolkit.errors import NoImages, UnreadableImage
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+BORDER_GREY = 114
+
+# The two pictures that the ultralytics package carries: real images where a request brings none.
+DEFAULT_IMAGES = (Path(ASSETS) / "bus.jpg", Path(ASSETS) / "zidane.jpg")
+
+Uint8Array = npt.NDArray[np.uint8]
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LetterboxFrame:
+    """How an image was placed: `scale` (network px per image px), border left and top in px, and its [H, W] in px."""
+
+    scale: float
+    left_px: int
+    top_px: int
+    image_size_px: tuple[int, int]
+
+    def boxes_in_image(self, boxes_xyxy: Float32Array) -> Float32Array:
+        """Boxes [n, 4] xyxy, from network px to the image's own px, cut at its edges."""
+        offset = np.array([self.left_px, self.top_px] * 2, dtype=np.float32)
+        height, width = self.image_size_px
+        limits = np.array([width, height] * 2, dtype=np.float32)
+        return np.clip((boxes_xyxy - offset) / np.float32(self.scale), np.float32(0), limits).astype(np.float32)
+
+
+def list_images(folder: Path | str) -> list[Path]:
+    """Every jpg, jpeg, png and bmp under a folder, in any case and depth, sorted. Raises NoImages where there is none."""
+    found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not found:
+        raise NoImages(
+            "there is no image in the folder",
+            expected=f"at least one file ending in {', '.join(sorted(IMAGE_SUFFIXES))}",
+            received=str(folder),
+        )
+    return found
+
+
+def sample_images(images: Sequence[Path], count: int, *, seed: int = 0) -> list[Path]:
+    """`count` of the images (all, if there are fewer), the same for the same seed, in their first order."""
+    if count >= len(images):
+        return list(images)
+    chosen = sorted(random.Random(seed).sample(range(len(images)), count))
+    return [images[index] for index in chosen]
+
+
+def read_image(path: Path | str) -> Uint8Array:
+    """An image as [H, W, 3] uint8 RGB, turned as its EXIF says. Raises UnreadableImage."""
+    path = Path(path)
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, cv2.error) as error:
+        raise _unreadable(path, str(error)) from error
+    if decoded is None:
+        raise _unreadable(path, f"{data.size} bytes that are no picture")
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _unreadable(path: Path, received: str) -> UnreadableImage:
+    return UnreadableImage(
+        f"the image {path.name} cannot be read",
+        expected="a jpg, png or bmp picture",
+        received=received,
+        hint="remove the file or replace it by a readable one",
+    )
+
+
+def letterbox(image: Uint8Array, input_size: tuple[int, int]) -> tuple[Uint8Array, LetterboxFrame]:
+    """Scale an [h, w, C] image into [H, W], the aspect kept, a grey border around it.
+
+    Rounding as in `ultralytics.data.augment.LetterBox`, so that the result is equal to it pixel by pixel.
+    """
+    height, width = image.shape[:2]
+    scale = min(input_size[0] / height, input_size[1] / width)
+    new_width, new_height = max(round(width * scale), 1), max(round(height * scale), 1)
+    pad_x, pad_y = (input_size[1] - new_width) / 2, (input_size[0] - new_height) / 2
+    if (new_width, new_height) != (width, height):
+        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    left, top = round(pad_x - 0.1), round(pad_y - 0.1)
+    framed = np.full((*input_size, image.shape[2]), BORDER_GREY, dtype=np.uint8)
+    framed[top : top + new_height, left : left + new_width] = image
+    return framed, LetterboxFrame(scale, left, top, (height, width))
+
+
+def tensor_from_image(
+    image: Uint8Array, input_size: tuple[int, int], channels: int = 3
+) -> tuple[Float32Array, LetterboxFrame]:
+    """An [h, w, 3] uint8 RGB image as the network's [1, C, H, W] float32 in 0..1, and where it lies in it.
+
+    One channel is the luma that OpenCV computes. Any other number takes R, G, B, R, ... in turn: such a network has
+    bands that no photograph has, and a parity proof only needs inputs with an image's statistics.
+    """
+    if channels == 1:
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)[..., None]
+    framed, frame = letterbox(image, input_size)
+    if framed.shape[2] != channels:
+        framed = framed[..., np.arange(channels) % framed.shape[2]]
+    tensor = np.ascontiguousarray(framed.transpose(2, 0, 1)[None]).astype(np.float32)
+    tensor /= 255.0
+    return tensor, frame

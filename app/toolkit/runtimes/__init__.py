@@ -1,0 +1,1 @@
+"""What runs a model: one seam, `base.Runtime`, and one file for each runtime."""
