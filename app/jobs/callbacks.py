@@ -45,13 +45,13 @@ def outbound(job: JobRecord, settings: Settings, workdir: Path, now: float) -> O
     if url is None:
         return None
     body = CallbackBody(
-        type=f"job.{job.status}",  # type: ignore[arg-type]
+        type=f"job.{job.status}",
         timestamp=datetime.fromtimestamp(now, timezone.utc),
         uid=job.uid,
         pid=job.pid,
         oid=job.oid,
         action=job.action,
-        status=job.status,  # type: ignore[arg-type]
+        status=job.status,
         details=JobDetails(kind=job.kind),
         info=JobInfo(workdir=str(workdir)),
         metrics=job.metrics,

@@ -70,7 +70,7 @@ def _outcome(spec: protocol.JobSpec, pipe: int) -> bytes:
         _set_threads(spec.threads)
         context = JobContext(spec, lambda name, part: _write(pipe, protocol.encode("phase", phase=name, progress=part)))
         metrics = handler.run(kind.parameters.model_validate(spec.parameters), context)
-        document = metrics.model_dump_json()
+        document: str = metrics.model_dump_json()
     except Exception as error:
         traceback.print_exc()
         return protocol.encode("error", **error_fields(error))

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio.to_thread
 
@@ -118,7 +119,7 @@ class Dispatcher:
                 control.stop(Stop.CANCEL)
             task = asyncio.ensure_future(self._runner.run(control))
             self._active[job.ref], self._tasks[job.ref] = control, task
-            task.add_done_callback(lambda done, ref=job.ref: self._done(ref, done))
+            task.add_done_callback(partial(self._done, job.ref))
 
     def _done(self, ref: JobRef, task: asyncio.Task[None]) -> None:
         self._active.pop(ref, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from app import __version__
 from app.errors import InternalError, StoreUnavailable
 from app.routers.deps import JobsDep
-from app.routers.problems import MEDIA_TYPE, Problem
-from app.schemas.kind import Slot
+from app.routers.problems import described
+from app.schemas.kind import Device, Slot
 
 router = APIRouter(tags=["health"])
 
@@ -30,10 +30,7 @@ async def healthz() -> Health:
 @router.get(
     "/readyz",
     summary="The stores answer, so that jobs can be taken",
-    responses={
-        error.status: {"model": Problem, "description": error.title, "content": {MEDIA_TYPE: {}}}
-        for error in (StoreUnavailable, InternalError)
-    },
+    responses=described(StoreUnavailable, InternalError),
 )
 async def readyz(use: JobsDep) -> Health:
     await use.records.check()
@@ -49,8 +46,8 @@ async def readyz(use: JobsDep) -> Health:
 )
 async def metrics(use: JobsDep) -> Response:
     counts = await use.records.counts()
-    for slot in ("cpu", "gpu", "dla0", "dla1"):
+    for device in get_args(Device):
         for exclusive in (False, True):
-            name = str(Slot(slot, exclusive))  # type: ignore[arg-type]
+            name = str(Slot(device, exclusive))
             use.telemetry.queued.labels(name).set(counts.get(("queued", name), 0))
     return Response(generate_latest(use.telemetry.registry), media_type=CONTENT_TYPE_LATEST)

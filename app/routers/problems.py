@@ -47,10 +47,14 @@ class Problem(BaseModel):
 
 def declared(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may refuse in these ways, besides those that every route has."""
-    always = (Unauthenticated, StoreUnavailable, InternalError)
+    every: tuple[type[ServiceError], ...] = (*errors, Unauthenticated, StoreUnavailable, InternalError)
+    return described(*every)
+
+
+def described(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of exactly these errors."""
     return {
-        error.status: {"model": Problem, "description": error.title, "content": {MEDIA_TYPE: {}}}
-        for error in (*errors, *always)
+        error.status: {"model": Problem, "description": error.title, "content": {MEDIA_TYPE: {}}} for error in errors
     }
 
 

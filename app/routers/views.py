@@ -74,7 +74,7 @@ def callbacks_view(callbacks: list[tuple[Outbound, list[DeliveryAttempt]]]) -> C
             CallbackView(
                 webhook_id=callback.webhook_id,
                 url=callback.url,
-                state=callback.state,  # type: ignore[arg-type]
+                state=callback.state,
                 next_attempt_at=moment(callback.next_attempt_at),
                 attempts=[
                     CallbackAttemptView(

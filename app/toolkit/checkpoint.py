@@ -227,7 +227,7 @@ def _scan(path: Path, policy: CheckpointPolicy) -> set[str]:
         reader = torch._C.PyTorchFileReader(str(path))
         pickles = [name for name in reader.get_all_records() if name.endswith(".pkl")]
         largest = max((reader.get_record_size(name) for name in pickles), default=0)
-        if not reader.has_record("data.pkl") or largest > MAX_PICKLE_MIB << 20:
+        if "data.pkl" not in pickles or largest > MAX_PICKLE_MIB << 20:
             raise _corrupt(path, f"no data.pkl of at most {MAX_PICKLE_MIB} MiB (largest: {largest} bytes)")
         results = [scan_pickle(reader.get_record(name), policy) for name in pickles]
     except (RuntimeError, MalformedPickle) as error:

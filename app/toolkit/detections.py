@@ -66,7 +66,9 @@ def non_maximum_suppression(
     return np.asarray(kept[:max_det].numpy(), dtype=np.int64)
 
 
-def detections_from_raw(raw: Float32Array, frame: LetterboxFrame, class_count: int, settings: NmsSettings) -> Detections:
+def detections_from_raw(
+    raw: Float32Array, frame: LetterboxFrame, class_count: int, settings: NmsSettings
+) -> Detections:
     """Detections of one image from a head's [4 + nc (+ more), anchors]: boxes xywh in network px, scores in 0..1."""
     boxes_xywh, scores = raw[:4].T, raw[4 : 4 + class_count].T
     if settings.multi_label and class_count > 1:

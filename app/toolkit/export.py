@@ -65,7 +65,7 @@ def _trace(
             torch.onnx.export(
                 network,
                 (adapter.example_input(input_size, batch_size),),
-                buffer,
+                buffer,  # type: ignore[arg-type]  # torch annotates a path, and takes a file
                 opset_version=opset,
                 input_names=[spec.name for spec in adapter.input_specs(input_size, batch_size)],
                 output_names=list(adapter.output_names),

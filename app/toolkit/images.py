@@ -42,11 +42,15 @@ class LetterboxFrame:
         offset = np.array([self.left_px, self.top_px] * 2, dtype=np.float32)
         height, width = self.image_size_px
         limits = np.array([width, height] * 2, dtype=np.float32)
-        return np.clip((boxes_xyxy - offset) / np.float32(self.scale), np.float32(0), limits).astype(np.float32)
+        placed: Float32Array = np.clip((boxes_xyxy - offset) / np.float32(self.scale), np.float32(0), limits)
+        return placed
 
 
 def list_images(folder: Path | str) -> list[Path]:
-    """Every jpg, jpeg, png and bmp under a folder, in any case and depth, sorted. Raises NoImages where there is none."""
+    """Every jpg, jpeg, png and bmp under a folder, in any case and depth, sorted.
+
+    Raises NoImages where there is none.
+    """
     found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not found:
         raise NoImages(

@@ -27,13 +27,14 @@ def slim(model: ModelProto) -> ModelProto:
     output_shapes = {info.name: info.shape for info in map(TensorInfo, model.graph.output)}
     OptimizationSettings.reset(None)
     try:
-        return update_outputs_dims(optimize(shape_infer(model)), output_dims=output_shapes)
+        slimmed: ModelProto = update_outputs_dims(optimize(shape_infer(model)), output_dims=output_shapes)
     except Exception as error:  # onnxslim raises whatever its graph surgery meets
         raise ExportFailed(
             "the exported graph could not be slimmed",
             received=f"{type(error).__name__}: {error}",
             hint="report the model; exporting with another opset may avoid it",
         ) from error
+    return slimmed
 
 
 def sort_topologically(graph: GraphProto) -> None:

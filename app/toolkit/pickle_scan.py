@@ -206,8 +206,9 @@ class _Machine:
 
     def _keep(self, values: Iterable[Any]) -> None:
         """Values go into the container below them, which stays on the stack."""
+        if not self.stack:
+            raise MalformedPickle("a value without a container to go into")
         self._refuse_leaks(values)
-        self.stack[-1]  # noqa: B018 - a container must be there
 
     def _refuse_leaks(self, values: Iterable[Any]) -> None:
         for value in values:

@@ -125,7 +125,7 @@ def export_and_prove(
     )
     if not request.images:
         raise NoImages("a proof needs at least one image", expected="a list of image files", received="none")
-    with _garbage_collection_off(), _torch_threads(_cores(request)), ThreadPoolExecutor(1) as helper:
+    with _garbage_collection_off(), _torch_threads(_share_of_cores(request)), ThreadPoolExecutor(1) as helper:
         return _Run(request, progress or _silent, helper).run()
 
 
@@ -186,7 +186,7 @@ def _feeds(request: ExportRequest) -> list[_Feed]:
     noise = np.random.default_rng(0)
     shapes = {"random": (request.batch_size, request.channels, height, width)}
     if request.dynamic:
-        shapes["random, another size"] = (request.batch_size + 1, request.channels, height + 64, width + 32)
+        shapes["random, another size"] = (request.batch_size + 1, request.channels, height + 128, width + 64)
     feeds = [_Feed(name, "random", noise.random(shape, dtype=np.float32)) for name, shape in shapes.items()]
     tensors = [tensor_from_image(read_image(p), request.input_size, request.channels)[0] for p in request.images]
     for first in range(0, len(tensors), request.batch_size):
@@ -199,11 +199,11 @@ def _feeds(request: ExportRequest) -> list[_Feed]:
 def _reference_answers(
     adapter: ModelAdapter, network: torch.nn.Module, request: ExportRequest, feeds: Future[list[_Feed]]
 ) -> list[dict[str, Array]]:
-    """torch's answers, in the helper thread. It leaves a core to the exporter, which runs at the same time."""
+    """torch's answers, in the helper thread."""
     inputs = adapter.input_specs(request.input_size, request.batch_size)
     if request.dynamic:
         inputs = tuple(TensorSpec(s.name, s.dtype, ("batch", s.shape[1], "height", "width")) for s in inputs)
-    with TorchRuntime(network, inputs, adapter.output_specs(), threads=max(1, _cores(request) - 1)) as runtime:
+    with TorchRuntime(network, inputs, adapter.output_specs(), threads=_share_of_cores(request)) as runtime:
         return [runtime.infer({inputs[0].name: feed.tensor}) for feed in feeds.result()]
 
 
@@ -256,8 +256,9 @@ def _refuse_failed(report: parity.ParityReport, request: ExportRequest) -> None:
     )
 
 
-def _cores(request: ExportRequest) -> int:
-    return request.threads or len(os.sched_getaffinity(0))
+def _share_of_cores(request: ExportRequest) -> int:
+    """Half for the exporter's trace, half for the reference beside it: two pools that overlap cost a fifth more."""
+    return max(1, (request.threads or len(os.sched_getaffinity(0))) // 2)
 
 
 @contextlib.contextmanager

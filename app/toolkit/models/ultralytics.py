@@ -51,14 +51,14 @@ class UltralyticsModel:
         """Take over a network that `recognises` accepted: float32, evaluation mode, no gradients."""
         network = network.float().eval().requires_grad_(False)
         # Convolutions run three times as fast on this layout, in the reference and in the exporter's trace alike.
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(memory_format=torch.channels_last)
         self._head = _head_of(network)
         self.task = next(task for kind, task in TASK_OF_HEAD if isinstance(self._head, kind))
         self.names = _names_of(network, self._head)
         self.stride = int(_stride_of(network))
         self.channels = _first_convolution(network).in_channels
         self.parts = _parts(self.task, self._head, len(self.names))
-        self.output_names = (OUTPUT, PROTOTYPES) if self.task == "segment" else (OUTPUT,)
+        self.output_names: tuple[str, ...] = (OUTPUT, PROTOTYPES) if self.task == "segment" else (OUTPUT,)
 
     @staticmethod
     def recognises(network: nn.Module) -> bool:
@@ -113,14 +113,12 @@ class UltralyticsModel:
                 received=self.task,
             )
         raw = outputs[OUTPUT]
-        return [
-            detections_from_raw(raw[index], frame, len(self.names), settings) for index, frame in enumerate(frames)
-        ]
+        return [detections_from_raw(raw[index], frame, len(self.names), settings) for index, frame in enumerate(frames)]
 
     def reference_module(self) -> nn.Module:
         """Unfused, so that the proof covers the fusion too; the head only drops its training outputs."""
         network = self._copy()
-        _head_of(network).export = True
+        _set(_head_of(network), export=True)
         return network
 
     def export_module(self, *, dynamic: bool) -> nn.Module:
@@ -129,13 +127,11 @@ class UltralyticsModel:
         network.fuse(verbose=False)  # type: ignore[operator]
         for module in network.modules():
             if isinstance(module, (Detect, Classify)):
-                module.export = True
-                module.format = "onnx"
+                _set(module, export=True, format="onnx")
             if isinstance(module, Detect):
-                module.dynamic = dynamic
-                module.shape = None  # forget the anchors of another input size
+                _set(module, dynamic=dynamic, shape=None)  # no anchors kept from another input size
             elif isinstance(module, C2f):
-                module.forward = module.forward_split  # type: ignore[method-assign]
+                _set(module, forward=module.forward_split)
         return network
 
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
@@ -179,6 +175,12 @@ class UltralyticsModel:
         """Another network on the same weights: only the objects around the tensors are copied."""
         tensors = [*self._network.parameters(), *self._network.buffers()]
         return copy.deepcopy(self._network, {id(tensor): tensor for tensor in tensors})
+
+
+def _set(module: nn.Module, **switches: object) -> None:
+    """Ultralytics' switches are plain attributes, which the types of `nn.Module` do not know."""
+    for name, value in switches.items():
+        setattr(module, name, value)
 
 
 def _head_of(network: nn.Module) -> nn.Module:

@@ -88,8 +88,8 @@ class CheckedRuntime(ABC):
     @abstractmethod
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
 
-    def _close(self) -> None:
-        """Nothing to give back unless the subclass says so."""
+    @abstractmethod
+    def _close(self) -> None: ...
 
 
 def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:
@@ -110,7 +110,9 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> Non
             )
         if not _fits(array.shape, spec.shape):
             raise FeedMismatch(
-                f"input {spec.name} has the wrong shape", expected=str(list(spec.shape)), received=str(list(array.shape))
+                f"input {spec.name} has the wrong shape",
+                expected=str(list(spec.shape)),
+                received=str(list(array.shape)),
             )
 
 

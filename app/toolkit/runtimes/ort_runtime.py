@@ -20,8 +20,9 @@ _ERRORS_ONLY = 3
 
 
 class OrtRuntime(CheckedRuntime):
-    """Runs an ONNX file, or its bytes. `providers` is what was asked for, `used_providers` what the session really took.
+    """Runs an ONNX file, or its bytes.
 
+    `providers` is what was asked for, `used_providers` what the session really took.
     Raises RuntimeUnavailable if ONNX Runtime refuses the model or has none of the providers.
     """
 
@@ -60,6 +61,7 @@ def _open_session(model: Path | str | bytes, providers: tuple[str, ...], threads
             received=", ".join(providers),
             hint="ask for CPUExecutionProvider, or install the onnxruntime build that has the provider",
         )
+    ort.set_default_logger_severity(_ERRORS_ONLY)  # graph passes log to it, not to the session's own logger
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     # Its own default is a thread for each core of the machine, whatever this process may use.

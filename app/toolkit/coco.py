@@ -1,0 +1,146 @@
+"""mAP on COCO-format data, of any runtime, with the shared preprocessing and suppression.
+
+The evaluator is faster-coco-eval, which agrees with pycocotools to four digits and is ten times faster. Ultralytics'
+own figure interpolates otherwise and differs by up to 0.006 on the same predictions; it is not used here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from app.toolkit.detections import COCO_NMS, Detections, NmsSettings
+from app.toolkit.errors import InvalidAnnotations
+from app.toolkit.images import read_image
+from app.toolkit.models.base import ModelAdapter
+from app.toolkit.runtimes.base import Runtime
+
+Prediction = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoResult:
+    """Mean average precision in 0..1 over `images` images, and how many boxes were predicted on them."""
+
+    map50: float
+    map50_95: float
+    images: int
+    predictions: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        """JSON's shape."""
+        return {
+            "map50": self.map50,
+            "map50_95": self.map50_95,
+            "images": self.images,
+            "predictions": self.predictions,
+        }
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """Annotations and the folder of their images. `category_ids[i]` is the category of the model's class i."""
+
+    annotations: Path
+    images: Path
+    image_ids: tuple[int, ...]
+    file_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+def read_coco(annotations: Path | str, images: Path | str, *, limit: int | None = None) -> CocoData:
+    """Read annotations; `limit` keeps the first images. Categories are the model's classes in the order of their ids.
+
+    Raises InvalidAnnotations for a file that is not COCO's, or for images that are not in the folder.
+    """
+    annotations, images = Path(annotations), Path(images)
+    try:
+        content = json.loads(annotations.read_text())
+        entries = [(int(entry["id"]), str(entry["file_name"])) for entry in content["images"]][:limit]
+        categories = tuple(sorted(int(entry["id"]) for entry in content["categories"]))
+        content["annotations"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidAnnotations(
+            f"{annotations.name} is no COCO annotation file",
+            expected="JSON with images, annotations and categories",
+            received=f"{type(error).__name__}: {error}",
+        ) from error
+    missing = [name for _, name in entries if not (images / name).is_file()]
+    if missing or not entries:
+        raise InvalidAnnotations(
+            "the annotations name images that are not in the folder" if entries else "the annotations name no image",
+            expected=f"every file_name under {images}",
+            received=f"{len(missing)} missing, the first {missing[:3]}",
+        )
+    ids, names = zip(*entries, strict=True)
+    return CocoData(annotations, images, ids, names, categories)
+
+
+def evaluate(
+    adapter: ModelAdapter,
+    runtime: Runtime,
+    data: CocoData,
+    *,
+    input_size: tuple[int, int],
+    settings: NmsSettings = COCO_NMS,
+) -> CocoResult:
+    """mAP of an open runtime of batch size 1 on the data. Raises InvalidAnnotations if the classes do not match."""
+    if len(data.category_ids) != len(adapter.names):
+        raise InvalidAnnotations(
+            "the annotations' categories are not the model's classes",
+            expected=f"{len(adapter.names)} categories",
+            received=f"{len(data.category_ids)} categories",
+        )
+    return score(predict(adapter, runtime, data, input_size=input_size, settings=settings), data)
+
+
+def predict(
+    adapter: ModelAdapter,
+    runtime: Runtime,
+    data: CocoData,
+    *,
+    input_size: tuple[int, int],
+    settings: NmsSettings = COCO_NMS,
+) -> list[Prediction]:
+    """Every detection on the data in COCO's results format: boxes [x, y, width, height] in the image's px."""
+    predictions: list[Prediction] = []
+    name = runtime.inputs[0].name
+    for image_id, file_name in zip(data.image_ids, data.file_names, strict=True):
+        tensor, frame = adapter.preprocess(read_image(data.images / file_name), input_size)
+        (found,) = adapter.postprocess(runtime.infer({name: tensor}), [frame], settings)
+        predictions.extend(_results(found, image_id, data.category_ids))
+    return predictions
+
+
+def _results(found: Detections, image_id: int, category_ids: Sequence[int]) -> Iterator[Prediction]:
+    corners = found.boxes_xyxy.astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    for box, confidence, index in zip(boxes, found.scores.tolist(), found.classes.tolist(), strict=True):
+        yield {"image_id": image_id, "category_id": category_ids[index], "bbox": box, "score": confidence}
+
+
+def score(predictions: Sequence[Prediction], data: CocoData) -> CocoResult:
+    """mAP at IoU 0.5 and 0.5:0.95 of predictions in COCO's results format, over the data's images."""
+    if not predictions:  # the evaluator refuses an empty list; nothing found is a mAP of zero
+        return CocoResult(0.0, 0.0, len(data.image_ids), 0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(data.annotations))
+        evaluator = COCOeval_faster(truth, truth.loadRes(list(predictions)), iouType="bbox")
+        evaluator.params.imgIds = list(data.image_ids)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return CocoResult(
+        map50=float(evaluator.stats[1]),
+        map50_95=float(evaluator.stats[0]),
+        images=len(data.image_ids),
+        predictions=len(predictions),
+    )

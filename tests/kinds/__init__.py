@@ -1,0 +1,1 @@
+"""Tiny kinds of job without heavy libraries, found by the setting `KIND_PACKAGES=tests.kinds`."""

@@ -1,0 +1,1 @@
+"""One module a kind, as `app/jobs/handlers` has it."""

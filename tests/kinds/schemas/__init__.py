@@ -1,0 +1,1 @@
+"""One module a kind, as `app/schemas/kinds` has it."""
