@@ -6,6 +6,7 @@ It is a module of its own, and light, because multiprocessing looks at `__main__
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -37,8 +38,15 @@ def main() -> int:
             access_log=False,
         )
     )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     server.run()
     return 0 if server.started else 3
+
+
+def _stop(*_: object) -> None:
+    """A stop that was asked for is no failure: uvicorn raises the signal again once everything is closed."""
+    sys.exit(0)
 
 
 if __name__ == "__main__":

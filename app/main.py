@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -101,6 +102,7 @@ async def _lifespan(settings: Settings, registry: Registry) -> AsyncIterator[dic
         use = Jobs(
             settings, registry, records, store, inputs, workspace, dispatcher, deliverer, allowance, hub, telemetry
         )
+        gc.freeze()  # what was made until here stays: later collections need not walk it, and answers do not wait
         yield {"services": Services(settings, use, keys)}
 
 

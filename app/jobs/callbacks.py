@@ -23,6 +23,7 @@ import httpcore2
 from app.config import Settings
 from app.errors import ServiceError
 from app.jobs.callback_http import GuardedClient
+from app.jobs.hub import wait_for_event
 from app.jobs.telemetry import Telemetry
 from app.schemas.common import ErrorDetail
 from app.schemas.job import CallbackBody, JobDetails, JobInfo
@@ -107,10 +108,7 @@ class Deliverer:
         """Delivers for ever; cancelled at the end of the service. What is under way then is sent again later."""
         try:
             while True:
-                pause = await self._round()
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
-                self._wake.clear()
+                await wait_for_event(self._wake, await self._round())
         finally:
             for task in self._sending:
                 task.cancel()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OOM_SCORE_ADJ = 500
 """When memory runs out the kernel should take a job, not the service."""
 
-NICENESS = 10
+NICENESS = 19
 """Jobs leave the service's own answers the first turn on the processor."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ import anyio.to_thread
 
 from app.errors import ServiceError
 from app.jobs import procfs
+from app.jobs.hub import wait_for_event
 from app.jobs.outcome import Outcome, Stop
 from app.jobs.runner import Control, Runner, lost_outcome
 from app.schemas.kind import Slot
@@ -99,9 +99,7 @@ class Dispatcher:
 
     # -- taking ---------------------------------------------------------------------------------------------------
     async def _take(self) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), POLL_SEC)
-        self._wake.clear()
+        await wait_for_event(self._wake, POLL_SEC)
         waiting = await self._records.counts()
         for status, slot in waiting:
             if status == "queued" and not self._draining:
@@ -163,7 +161,7 @@ class Dispatcher:
         """Ends what is left of an abandoned job's process and decides what becomes of the job."""
         if job.child_pid is not None and job.owner is not None and job.owner.startswith(f"{procfs.this_host()}|"):
             mark = f"{job.uid}/{job.ref}#{job.attempt}"
-            await anyio.to_thread.run_sync(procfs.end_leftovers, job.child_pid, job.child_started, mark)
+            await anyio.to_thread.run_sync(procfs.end_family, job.child_pid, job.child_started, mark)
         control = Control(job)
         if job.cancel_requested:
             await self._runner.finish(control, Outcome("cancelled"))

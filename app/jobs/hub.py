@@ -34,10 +34,15 @@ class Hub:
 
 
 async def wait_for_event(event: asyncio.Event, timeout_sec: float) -> bool:
-    """Whether the event was set within the time; it is cleared."""
+    """Whether the event was set within the time; it is cleared.
+
+    Not by `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes together with the event.
+    """
+    waiter = asyncio.ensure_future(event.wait())
     try:
-        await asyncio.wait_for(event.wait(), timeout_sec)
-    except asyncio.TimeoutError:
-        return False
+        await asyncio.wait({waiter}, timeout=timeout_sec)
+    finally:
+        waiter.cancel()
+    was_set = event.is_set()
     event.clear()
-    return True
+    return was_set

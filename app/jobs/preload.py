@@ -6,9 +6,11 @@ A test holds this. A library that is missing here is a kind that cannot run here
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
+import os
 import pkgutil
 
 for _package in ("app.schemas.kinds", "app.jobs.handlers"):
@@ -17,3 +19,4 @@ for _package in ("app.schemas.kinds", "app.jobs.handlers"):
             importlib.import_module(_module.name)
 gc.collect()
 gc.freeze()  # a collection in a child would touch, and so copy, every page that it shares
+atexit.register(os._exit, 0)  # native libraries complain at length when an interpreter that only forked is taken down

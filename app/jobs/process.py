@@ -34,6 +34,9 @@ FIXED_VARIABLES = {
     "YOLO_VERBOSE": "false",
     "ULTRALYTICS_SAFE_LOAD": "1",
     "HF_HUB_OFFLINE": "1",
+    # ONNX Runtime sends telemetry since 1.29, from threads that importing it starts: not with a user's models, and not
+    # before a fork.
+    "ORT_DISABLE_TELEMETRY": "1",
     "PYTHONUNBUFFERED": "1",
 }
 READY_TIMEOUT_SEC = 120.0
@@ -112,9 +115,9 @@ class Launcher:
             with self._lock, _scrubbed_environment():
                 forkserver.ensure_running()
 
-    async def start(self, spec_path: Path) -> ChildProcess:
-        process, reader = await asyncio.to_thread(self._start, spec_path)
-        return await ChildProcess.attached(process, reader)
+    async def start(self, spec: protocol.JobSpec) -> ChildProcess:
+        process, reader = await asyncio.to_thread(lambda: self._start(spec.save()))
+        return await ChildProcess.attached(process, reader, spec.mark)
 
     def _start(self, spec_path: Path) -> tuple[_Process, int]:
         reader, writer = os.pipe()
@@ -174,8 +177,11 @@ def _scrubbed_environment() -> Iterator[None]:
 class ChildProcess:
     """A running job process: its messages, its end, and the way to end it early."""
 
-    def __init__(self, process: _Process, stream: asyncio.StreamReader, transport: asyncio.BaseTransport) -> None:
+    def __init__(
+        self, process: _Process, stream: asyncio.StreamReader, transport: asyncio.BaseTransport, mark: str
+    ) -> None:
         self._process = process
+        self._mark = mark
         self._stream = stream
         self._transport = transport
         self._ended = asyncio.Event()
@@ -186,13 +192,13 @@ class ChildProcess:
         loop.add_reader(process.sentinel, self._on_end, loop, process.sentinel)
 
     @classmethod
-    async def attached(cls, process: _Process, reader: int) -> ChildProcess:
+    async def attached(cls, process: _Process, reader: int, mark: str) -> ChildProcess:
         loop = asyncio.get_running_loop()
         stream = asyncio.StreamReader(limit=protocol.MAX_LINE_BYTES)
         transport, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reader, "rb", buffering=0)
         )
-        return cls(process, stream, transport)
+        return cls(process, stream, transport, mark)
 
     def _on_end(self, loop: asyncio.AbstractEventLoop, sentinel: int) -> None:
         loop.remove_reader(sentinel)
@@ -208,7 +214,7 @@ class ChildProcess:
         await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not self._ended.is_set():  # the pipe closed first; the process should follow at once
             await asyncio.wait({ended}, timeout=DRAIN_SEC)
-        self._signal_group(signal.SIGKILL)
+        await asyncio.to_thread(self._end_family)
         await ended
         await asyncio.wait({reading}, timeout=DRAIN_SEC)
         reading.cancel()
@@ -231,12 +237,18 @@ class ChildProcess:
     async def stop(self, grace_sec: float) -> None:
         """SIGTERM, a grace time, SIGKILL: to the whole group."""
         self._signal_group(signal.SIGTERM)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), grace_sec)
-        self._signal_group(signal.SIGKILL)
+        ended = asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait({ended}, timeout=grace_sec)
+        ended.cancel()
+        await asyncio.to_thread(self._end_family)
 
     def _signal_group(self, signal_number: int) -> None:
         procfs.kill_group(self.pid, signal_number)
         if not self._leads_group and not self._ended.is_set():  # not yet in a group of its own
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal_number)
+
+    def _end_family(self) -> None:
+        """SIGKILL to the group at once, then to what has left it."""
+        self._signal_group(signal.SIGKILL)
+        procfs.end_family(self.pid, self.started, self._mark)

@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from app.jobs.protocol import MARK_VARIABLE
+
+MAX_ROUNDS = 20
+"""A fork bomb is not chased for ever."""
 
 
 def start_ticks(pid: int) -> int | None:
@@ -46,13 +48,41 @@ def is_dead_owner(owner: str) -> bool:
     return host == this_host() and str(start_ticks(int(pid))) != started
 
 
-def group_members(group: int) -> Iterator[int]:
+def group_members(group: int) -> list[int]:
     """The processes of a process group that still run (a zombie does not)."""
+    return [pid for pid, _, pgrp in _running() if pgrp == group]
+
+
+def _running() -> list[tuple[int, int, int]]:
+    """(pid, parent, process group) of everything that runs and is no zombie."""
+    found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             fields = _stat(int(entry.name))
-            if fields and int(fields[2]) == group and fields[0] not in "ZX":
-                yield int(entry.name)
+            if fields and fields[0] not in "ZX":
+                found.append((int(entry.name), int(fields[1]), int(fields[2])))
+    return found
+
+
+def family(leader: int, started: int | None, mark: str) -> set[int]:
+    """What a job runs: its process's group, their descendants, and whatever bears its mark, wherever it went.
+
+    The leader's pid may long belong to somebody else: it and its group count only while its start time is the one that
+    was noted, or while the leader is gone and a member of its group bears the mark.
+    """
+    running = _running()
+    is_ours = start_ticks(leader) == started
+    members = {
+        pid
+        for pid, _, pgrp in running
+        if (is_ours and leader in (pid, pgrp)) or (pid != os.getpid() and _bears(pid, mark))
+    }
+    grown = True
+    while grown:
+        below = {pid for pid, parent, _ in running if parent in members} - members
+        members |= below
+        grown = bool(below)
+    return members
 
 
 def kill_group(group: int, signal_number: int = signal.SIGKILL) -> None:
@@ -60,19 +90,18 @@ def kill_group(group: int, signal_number: int = signal.SIGKILL) -> None:
         os.killpg(group, signal_number)
 
 
-def end_leftovers(group: int, started: int | None, mark: str) -> int:
-    """Kills what an earlier attempt of a job left running, and nothing else; returns how many processes that were.
-
-    The pid may long belong to somebody else: the leader must have the start time that was noted, the others the
-    job's mark in their environment.
-    """
-    leftovers = [
-        pid for pid in group_members(group) if (pid == group and start_ticks(pid) == started) or _bears(pid, mark)
-    ]
-    for pid in leftovers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return len(leftovers)
+def end_family(leader: int, started: int | None, mark: str) -> int:
+    """Kills all that a job still runs; returns how many processes that were."""
+    ended: set[int] = set()
+    for _ in range(MAX_ROUNDS):  # one that was just forked is met in the next round
+        found = family(leader, started, mark)
+        if not found:
+            break
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        ended |= found
+    return len(ended)
 
 
 def _bears(pid: int, mark: str) -> bool:

@@ -213,7 +213,7 @@ class Runner:
         running = self.telemetry.running.labels(job.slot)
         running.inc()
         try:
-            return await self._supervise(control, await self.launcher.start(spec.save()), kind)
+            return await self._supervise(control, await self.launcher.start(spec), kind)
         finally:
             running.dec()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +100,8 @@ class Workspace:
                     yield str(path.relative_to(folder))
 
     async def remove(self, job: JobRecord) -> None:
-        """Removes the work folder, and the folders above it that are empty then."""
-        await anyio.to_thread.run_sync(self._remove, job)
-
-    def _remove(self, job: JobRecord) -> None:
-        folder = self.folder(job)
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in (folder.parent, folder.parent.parent):
-            with contextlib.suppress(OSError):  # other jobs are in it
-                parent.rmdir()
+        """Removes the work folder. Those above it stay: another job may be about to be made in them."""
+        await anyio.to_thread.run_sync(partial(shutil.rmtree, self.folder(job), ignore_errors=True))
 
     def folders(self) -> Iterator[tuple[str, str, str]]:
         """(uid, pid, oid) of every work folder that exists."""

@@ -236,7 +236,7 @@ class RecordStore(Protocol):
         """When the next pending callback is due."""
 
     async def record_delivery(self, attempt: DeliveryAttempt, state: str, next_attempt_at: float | None) -> None:
-        """Notes a delivery and what is to become of its callback."""
+        """Notes a delivery and what is to become of its callback; one that crossed another gets the next number."""
 
     async def callbacks(self, ref: JobRef) -> list[tuple[Outbound, list[DeliveryAttempt]]]:
         """A job's callbacks with all their deliveries."""

@@ -84,10 +84,12 @@ class SqliteRecords:
         return await self._writer.run(lambda c: _draw_oid(c, uid, pid))
 
     async def owner_of(self, ref: JobRef) -> str | None:
+        number = int(ref.oid[1:])
+        if _oid(number) != ref.oid:  # O1 and O00001 are not O0001: their artifacts would lie elsewhere
+            return None
+
         def work(c: sqlite3.Connection) -> str | None:
-            row = c.execute(
-                "SELECT uid FROM oids WHERE pid = ? AND number = ?", (ref.pid, int(ref.oid[1:]))
-            ).fetchone()
+            row = c.execute("SELECT uid FROM oids WHERE pid = ? AND number = ?", (ref.pid, number)).fetchone()
             return str(row["uid"]) if row else None
 
         return await self._reader.run(work)
@@ -278,7 +280,11 @@ def _idempotent_twin(c: sqlite3.Connection, key: IdempotencyKey) -> JobRecord | 
 def _draw_oid(c: sqlite3.Connection, uid: str, pid: str) -> JobRef:
     last = c.execute("SELECT max(number) FROM oids WHERE pid = ?", (pid,)).fetchone()[0] or 0
     c.execute("INSERT INTO oids VALUES (?, ?, ?)", (pid, last + 1, uid))
-    return JobRef(pid, f"O{last + 1:04d}")
+    return JobRef(pid, _oid(last + 1))
+
+
+def _oid(number: int) -> str:
+    return f"O{number:04d}"
 
 
 def _get(c: sqlite3.Connection, ref: JobRef) -> JobRecord | None:

@@ -42,13 +42,16 @@ def next_due(c: sqlite3.Connection) -> float | None:
 
 
 def record(c: sqlite3.Connection, attempt: DeliveryAttempt, state: str, next_attempt_at: float | None) -> None:
+    # Two deliveries may cross (a replay while one is under way); both count.
+    last = c.execute("SELECT max(number) FROM deliveries WHERE webhook_id = ?", (attempt.webhook_id,)).fetchone()[0]
+    number = max(attempt.number, (last or 0) + 1)
     c.execute(
         "INSERT INTO deliveries VALUES (?, ?, ?, ?, ?, ?)",
-        (attempt.webhook_id, attempt.number, attempt.at, attempt.duration_ms, attempt.http_status, attempt.outcome),
+        (attempt.webhook_id, number, attempt.at, attempt.duration_ms, attempt.http_status, attempt.outcome),
     )
     c.execute(
         "UPDATE callbacks SET state = ?, next_attempt_at = ?, attempts = ? WHERE webhook_id = ?",
-        (state, next_attempt_at, attempt.number, attempt.webhook_id),
+        (state, next_attempt_at, number, attempt.webhook_id),
     )
 
 

@@ -101,7 +101,8 @@ def letterbox(image: Uint8Array, input_size: tuple[int, int]) -> tuple[Uint8Arra
     new_width, new_height = max(round(width * scale), 1), max(round(height * scale), 1)
     pad_x, pad_y = (input_size[1] - new_width) / 2, (input_size[0] - new_height) / 2
     if (new_width, new_height) != (width, height):
-        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        resized = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        image = np.asarray(resized, dtype=np.uint8).reshape(new_height, new_width, -1)  # OpenCV drops a lone channel
     left, top = round(pad_x - 0.1), round(pad_y - 0.1)
     framed = np.full((*input_size, image.shape[2]), BORDER_GREY, dtype=np.uint8)
     framed[top : top + new_height, left : left + new_width] = image

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 
-def write_archive(path: Path, data_pkl: bytes, *, others: dict[str, bytes] | None = None, deflate: bool = False) -> Path:
+def write_archive(
+    path: Path, data_pkl: bytes, *, others: dict[str, bytes] | None = None, deflate: bool = False
+) -> Path:
     """An archive as torch.save makes it, with `data_pkl` for its pickle and more entries beside it."""
     method = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
     with zipfile.ZipFile(path, "w", method) as archive:

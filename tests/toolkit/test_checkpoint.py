@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms as transforms
 from torch import nn
+from torchvision import transforms
 from ultralytics.nn.modules import Detect
 from ultralytics.utils import IterableSimpleNamespace
 
@@ -115,7 +115,7 @@ def _bytes_of_npz() -> bytes:
 def _bytes_of_torchscript() -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is deprecated; such files are not gone
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; such files are not gone
         torch.jit.save(torch.jit.trace(nn.Linear(1, 1), torch.zeros(1, 1)), buffer)
     return buffer.getvalue()
 

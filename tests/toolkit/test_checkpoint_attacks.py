@@ -12,7 +12,6 @@ import copyreg
 import functools
 import io
 import os
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,8 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
-from app.toolkit.errors import UnsafeCheckpoint
 from app.toolkit.checkpoint import open_checkpoint
+from app.toolkit.errors import UnsafeCheckpoint
 from tests.toolkit.archives import Call, name, pickled, text, write_archive
 
 Attack = Callable[[str], bytes]
@@ -54,14 +53,15 @@ def _filled(state: bytes) -> bytes:
 def _nested(command: str) -> bytes:
     inner = io.BytesIO()
     torch.save(Call(os.system, command), inner)
-    return pickled(Call(torch.load, Call(io.BytesIO, inner.getvalue()), None, pickle, weights_only_false=None)) if 0 else (
-        pickled(Call(functools.partial(torch.load, weights_only=False), Call(io.BytesIO, inner.getvalue())))
-    )
+    return pickled(Call(functools.partial(torch.load, weights_only=False), Call(io.BytesIO, inner.getvalue())))
 
 
 ATTACKS: dict[str, tuple[Attack, str]] = {
     "os.system by REDUCE": (lambda c: pickled(Call(os.system, c)), r"posix\.system"),
-    "os.system by its own name": (lambda c: PROTO + name("os", "system") + text(c) + TUPLE1 + REDUCE + STOP, r"os\.system"),
+    "os.system by its own name": (
+        lambda c: PROTO + name("os", "system") + text(c) + TUPLE1 + REDUCE + STOP,
+        r"os\.system",
+    ),
     "eval": (lambda c: pickled(Call(builtins.eval, f"__import__('os').system({c!r})")), r"builtins\.eval"),
     "exec inside a dictionary": (
         lambda c: pickled({"model": [Call(exec, f"import os; os.system({c!r})")]}),
@@ -69,12 +69,35 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     ),
     "protocol 4, STACK_GLOBAL": (lambda c: pickled(Call(os.system, c), 4), r"posix\.system \(opcode STACK_GLOBAL\)"),
     "STACK_GLOBAL from the memo": (
-        lambda c: b"\x80\x04" + text("os") + b"q\x00" + text("system") + b"q\x01h\x00h\x01\x93" + text(c) + TUPLE1 + REDUCE + STOP,
+        lambda c: (
+            b"\x80\x04"
+            + text("os")
+            + b"q\x00"
+            + text("system")
+            + b"q\x01h\x00h\x01\x93"
+            + text(c)
+            + TUPLE1
+            + REDUCE
+            + STOP
+        ),
         r"os\.system \(opcode STACK_GLOBAL\)",
     ),
     "STACK_GLOBAL after POP and DUP": (
-        lambda c: b"\x80\x04" + text("os") + text("x") + b"02" + b"0" + text("system") + b"\x93" + text(c) + TUPLE1 + REDUCE + STOP,
-        "opcode POP",
+        lambda c: (
+            b"\x80\x04"
+            + text("os")
+            + text("x")
+            + b"0"
+            + text("system")
+            + b"2"
+            + b"0"
+            + b"\x93"
+            + text(c)
+            + TUPLE1
+            + REDUCE
+            + STOP
+        ),
+        r"os\.system \(opcode STACK_GLOBAL\)",
     ),
     "INST": (lambda c: b"(S" + repr(c).encode() + b"\nios\nsystem\n.", r"os\.system \(opcode INST\)"),
     "OBJ": (lambda c: b"(" + name("os", "system") + text(c) + b"o.", r"os\.system"),
@@ -86,19 +109,21 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "map and list": (lambda c: pickled(Call(list, Call(map, os.system, [c]))), r"posix\.system"),
     "torch.load of another pickle": (_nested, r"torch\.(serialization\.)?load"),
     "getattr on a module": (
-        lambda c: PROTO
-        + name("builtins", "getattr")
-        + name("builtins", "__import__")
-        + text("os")
-        + TUPLE1
-        + REDUCE
-        + text("system")
-        + TUPLE2
-        + REDUCE
-        + text(c)
-        + TUPLE1
-        + REDUCE
-        + STOP,
+        lambda c: (
+            PROTO
+            + name("builtins", "getattr")
+            + name("builtins", "__import__")
+            + text("os")
+            + TUPLE1
+            + REDUCE
+            + text("system")
+            + TUPLE2
+            + REDUCE
+            + text(c)
+            + TUPLE1
+            + REDUCE
+            + STOP
+        ),
         "builtins.__import__",
     ),
     "NumPy's object scalar": (
@@ -110,7 +135,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         r"ultralytics\.nn\.tasks\.DetectionModel \(called\)",
     ),
     "a filled layer with a hostile method": (
-        lambda c: _filled(text("forward") + name("posix", "system")) [:-1] + text(c) + TUPLE1 + b"0" + STOP,
+        lambda _: _filled(text("forward") + name("posix", "system")),
         r"posix\.system",
     ),
 }
@@ -163,13 +188,15 @@ def test_the_first_published_attack_passes_a_plain_allow_list_and_not_this_one(t
         open_checkpoint(path)
     assert not marker.exists()
     allowed = [DetectionModel, *{type(m) for m in DetectionModel("yolov8n.yaml", verbose=False).modules()}, set]
-    with torch.serialization.safe_globals(allowed), pytest.raises(Exception):  # noqa: B017, PT011 - it need not end well
+    with torch.serialization.safe_globals(allowed), pytest.raises(Exception):  # noqa: B017 - it need not end well
         torch.load(path, weights_only=True)
         raise RuntimeError
     assert marker.exists(), "a plain allow-list no longer runs this: the scan may have become needless"
 
 
-def test_a_poisoned_yaml_in_a_good_checkpoint_is_refused_before_anyone_rebuilds_it(pills: Path, tmp_path: Path, marker: Path) -> None:
+def test_a_poisoned_yaml_in_a_good_checkpoint_is_refused_before_anyone_rebuilds_it(
+    pills: Path, tmp_path: Path, marker: Path
+) -> None:
     content = open_checkpoint(pills).content
     content["model"].yaml["activation"] = f"__import__('os').system('touch {marker}')"
     torch.save(content, tmp_path / "poisoned.pt")
@@ -181,7 +208,10 @@ def test_a_poisoned_yaml_in_a_good_checkpoint_is_refused_before_anyone_rebuilds_
 
 STACK_TRICKS: dict[str, tuple[bytes, str]] = {
     "a class called with nothing": (PROTO + LINEAR + EMPTY_TUPLE + REDUCE + STOP, r"Linear \(called\)"),
-    "NEWOBJ with arguments": (PROTO + LINEAR + b"K\x01" + TUPLE1 + NEWOBJ + STOP, r"Linear \(instantiated with arguments\)"),
+    "NEWOBJ with arguments": (
+        PROTO + LINEAR + b"K\x01" + TUPLE1 + NEWOBJ + STOP,
+        r"Linear \(instantiated with arguments\)",
+    ),
     "NEWOBJ with arguments from the memo": (
         PROTO + b"K\x01" + TUPLE1 + b"q\x00" + LINEAR + b"h\x00" + NEWOBJ + STOP,
         r"Linear \(instantiated with arguments\)",
@@ -190,7 +220,10 @@ STACK_TRICKS: dict[str, tuple[bytes, str]] = {
         PROTO + name("torch._utils", "_rebuild_parameter") + EMPTY_TUPLE + NEWOBJ + STOP,
         r"_rebuild_parameter \(instantiated\)",
     ),
-    "a call of an instance": (PROTO + LINEAR + EMPTY_TUPLE + NEWOBJ + EMPTY_TUPLE + REDUCE + STOP, "a call of something"),
+    "a call of an instance": (
+        PROTO + LINEAR + EMPTY_TUPLE + NEWOBJ + EMPTY_TUPLE + REDUCE + STOP,
+        "a call of something",
+    ),
     "a call with a list for arguments": (
         PROTO + name("collections", "OrderedDict") + b"]" + REDUCE + STOP,
         "OrderedDict .called with computed arguments",
@@ -228,7 +261,10 @@ STACK_TRICKS: dict[str, tuple[bytes, str]] = {
     ),
     "a persistent id that is a number": (PROTO + b"K\x01Q" + STOP, "not a torch storage"),
     "an extension code": (PROTO + b"\x82\x01" + STOP, "opcode EXT1"),
-    "a function of a model module": (PROTO + name("ultralytics.nn.tasks", "parse_model") + b"0N.", r"tasks\.parse_model"),
+    "a function of a model module": (
+        PROTO + name("ultralytics.nn.tasks", "parse_model") + b"0N.",
+        r"tasks\.parse_model",
+    ),
     "a path through a class": (
         PROTO + name("torch.nn.modules.container", "Sequential.__init__.__globals__") + b"0N.",
         "__globals__",
@@ -242,7 +278,16 @@ STACK_TRICKS: dict[str, tuple[bytes, str]] = {
         r"numpy\._?core\.multiarray\._reconstruct",
     ),
     "an odd dtype state": (
-        PROTO + name("numpy", "dtype") + text("f8") + b"\x89\x88\x87" + REDUCE + b"K\x03" + text("<") + TUPLE2 + BUILD + STOP,
+        PROTO
+        + name("numpy", "dtype")
+        + text("f8")
+        + b"\x89\x88\x87"
+        + REDUCE
+        + b"K\x03"
+        + text("<")
+        + TUPLE2
+        + BUILD
+        + STOP,
         r"numpy\.dtype \(filled\)",
     ),
     "a codec other than latin1": (
@@ -279,9 +324,8 @@ def test_every_name_that_the_file_wanted_is_listed(tmp_path: Path) -> None:
 
 
 def test_a_tuple_folded_into_itself_many_times_is_walked_in_no_time(tmp_path: Path) -> None:
-    folds = b"".join(b"2" if step % 2 else b"" for step in range(0))
-    data = PROTO + EMPTY_TUPLE + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + TUPLE2 for i in range(200)) + folds
-    opened = open_checkpoint(write_archive(tmp_path / "folded.pt", data + b"0" * 0 + b"1" * 0 + STOP))
+    folds = b"".join(b"q" + bytes([index]) + b"h" + bytes([index]) + TUPLE2 for index in range(200))
+    opened = open_checkpoint(write_archive(tmp_path / "folded.pt", PROTO + EMPTY_TUPLE + folds + STOP))
     assert isinstance(opened.content, tuple)
 
 

@@ -24,4 +24,8 @@ def run(parameters: Crash, context: JobContext) -> CrashMetrics:
         os._exit(0)
     elif parameters.mode == "memory":
         raise MemoryError
+    elif parameters.mode == "hog":
+        hoard = []
+        while True:
+            hoard.append(os.urandom(32 * 1024 * 1024))
     return CrashMetrics(filler="x" * (MAX_LINE_BYTES + 1))

@@ -18,7 +18,7 @@ def run(parameters: Secrets, context: JobContext) -> SecretsMetrics:
         pid=os.getpid(),
         parent_pid=os.getppid(),
         session=os.getsid(0),
-        workdir=os.getcwd(),
+        workdir=str(Path.cwd()),
         environment=dict(os.environ),
         modules={name: name in sys.modules for name in HEAVY},
         open_files=sorted(_open_files()),
@@ -30,9 +30,9 @@ def run(parameters: Secrets, context: JobContext) -> SecretsMetrics:
 
 def _open_files() -> list[str]:
     found = []
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            found.append(str(descriptor.readlink()))
         except OSError:
             continue  # the one that lists
     return found

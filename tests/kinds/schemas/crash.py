@@ -11,7 +11,7 @@ class Crash(Parameters):
     """End the process in a way that no handler can answer for."""
 
     kind: Literal["crash"]
-    mode: Literal["segfault", "sigkill", "exit", "exit_zero", "memory", "huge_result"] = "segfault"
+    mode: Literal["segfault", "sigkill", "exit", "exit_zero", "memory", "hog", "huge_result"] = "segfault"
 
 
 class CrashMetrics(Metrics):

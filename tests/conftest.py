@@ -1,0 +1,85 @@
+"""What every test may ask for: settings, the real service, a receiver of its callbacks, a project of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.config import Settings
+from tests.harness import Receiver, Service, receiving
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The service runs on asyncio only."""
+    return "asyncio"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a service in a folder of its own, untouched by the environment of who runs the tests."""
+    return Settings(
+        workspace_dir=tmp_path / "workspace",
+        kind_packages=("tests.kinds",),
+        callback_allowed_hosts=("127.0.0.1",),
+        callback_retry_sec=(0.05, 0.05, 0.05),
+        callback_timeout_sec=5,
+        api_keys="",
+    )
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for all tests that leave it as it was: the fork server's imports take seconds."""
+    running = Service(tmp_path_factory.mktemp("service")).start()
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Starts services for tests that kill or reconfigure them: `make_service(JOB_TIMEOUT_SEC="2")`.
+
+    `name` chooses the folder: the same name is the same workspace, so that a restart finds what was left.
+    """
+    made: list[Service] = []
+
+    def make(name: str = "service", *, start: bool = True, **environment: str) -> Service:
+        running = Service(tmp_path / name, environment)
+        made.append(running)
+        return running.start() if start else running
+
+    yield make
+    faults = []
+    for running in reversed(made):
+        try:
+            running.close()
+        except AssertionError as fault:  # the others must be stopped all the same
+            faults.append(fault)
+    for fault in faults:
+        raise fault
+
+
+@pytest.fixture
+def pid() -> str:
+    """A project of this test alone."""
+    return f"P{next(_numbers):06d}"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pills_model() -> Path:
+    """The tests' own YOLOv8n, trained on drawn pills."""
+    return Path(__file__).parent / "assets" / "pills" / "pills_yolov8n.pt"
