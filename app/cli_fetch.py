@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from app.cli_view import View
 from app.client import Client, JobName, Unavailable
@@ -28,9 +28,10 @@ def fetch(client: Client, view: View, name: JobName, artifact: dict[str, Any], f
     fetched = 0
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with view.transfer(artifact["name"]) as on_progress:
-                for offset, chunk in _missing(client, name, artifact, part):
-                    _write(part, offset, chunk)
+            part.touch()
+            with view.transfer(artifact["name"]) as on_progress, part.open("r+b") as file:
+                for offset, chunk in _missing(client, name, artifact, part.stat().st_size):
+                    _write(file, offset, chunk)
                     fetched += len(chunk)
                     on_progress(offset + len(chunk), artifact["size_bytes"])
             break
@@ -58,22 +59,20 @@ def _target(folder: Path, artifact: str) -> Path:
     return target
 
 
-def _missing(client: Client, name: JobName, artifact: dict[str, Any], part: Path) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of what `part` still lacks. Without a digest nothing says that a part is of the same file."""
+def _missing(client: Client, name: JobName, artifact: dict[str, Any], have: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) of what is still lacking. Without a digest nothing says that a part is of the same file."""
     size, wanted = artifact["size_bytes"], artifact["sha256"]
-    have = part.stat().st_size if part.exists() and wanted else 0
-    if have > size:
-        have = 0
-    if have < size or not size:
-        part.touch()
-        yield from client.read_artifact(name, artifact["name"], have, wanted)
+    start = have if wanted and have <= size else 0
+    if start < size:
+        yield from client.read_artifact(name, artifact["name"], start, wanted)
 
 
-def _write(part: Path, offset: int, chunk: bytes) -> None:
-    with part.open("r+b") as file:
+def _write(file: BinaryIO, offset: int, chunk: bytes) -> None:
+    """Puts a chunk in its place; the first of an answer that begins anew drops what was there."""
+    if offset == 0 or file.tell() != offset:
         file.seek(offset)
-        file.write(chunk)
         file.truncate()
+    file.write(chunk)
 
 
 def _verified(part: Path, artifact: dict[str, Any]) -> str:

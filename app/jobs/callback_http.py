@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Any, Union
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -17,8 +17,8 @@ import httpcore2
 
 from app.errors import InvalidRequest
 
-Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # `is_global` of older Pythons calls some of these global (the table was corrected with CVE-2024-4032), and cloud
 # metadata services live in them.
@@ -118,7 +118,9 @@ class GuardedClient:
         parts = urlsplit(url)
         fields += [(b"host", parts.netloc.encode()), (b"content-length", str(len(body)).encode())]
         async with self._pool.stream("POST", url, headers=fields, content=body) as answer:
-            return answer.status, {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
+            return answer.status, {
+                name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers
+            }
 
     async def close(self) -> None:
         await self._pool.aclose()

@@ -89,9 +89,7 @@ def load_secret(settings: Settings) -> str:
 class Deliverer:
     """Sends what is due from the outbox; every attempt is recorded, whatever came of it."""
 
-    def __init__(
-        self, settings: Settings, records: RecordStore, telemetry: Telemetry, client: GuardedClient
-    ) -> None:
+    def __init__(self, settings: Settings, records: RecordStore, telemetry: Telemetry, client: GuardedClient) -> None:
         self._settings = settings
         self._records = records
         self._telemetry = telemetry
@@ -162,7 +160,13 @@ class Deliverer:
                 status, fields = await self._client.post(callback.url, headers, body)
         except TimeoutError:
             return None, f"no answer within {self._settings.callback_timeout_sec:g} s", 0
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError, ValueError) as error:
+        except (
+            httpcore2.NetworkError,
+            httpcore2.ProtocolError,
+            httpcore2.TimeoutException,
+            OSError,
+            ValueError,
+        ) as error:
             return None, f"{type(error).__name__}: {error}"[:300], 0
         return status, f"HTTP {status}", _retry_after(fields.get("retry-after", ""))
 

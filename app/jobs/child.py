@@ -63,7 +63,7 @@ def _outcome(spec: protocol.JobSpec, pipe: int) -> bytes:
     """Runs the handler; its metrics or its failure as the last message."""
     try:
         if spec.preloaded and "torch" not in sys.modules:
-            print("the fork server did not preload torch: this job starts cold", flush=True)
+            sys.stdout.write("the fork server did not preload torch: this job starts cold\n")
             _write(pipe, protocol.encode("cold"))
         kind = importlib.import_module(spec.schema).KIND
         handler = importlib.import_module(spec.handler)
@@ -71,7 +71,7 @@ def _outcome(spec: protocol.JobSpec, pipe: int) -> bytes:
         context = JobContext(spec, lambda name, part: _write(pipe, protocol.encode("phase", phase=name, progress=part)))
         metrics = handler.run(kind.parameters.model_validate(spec.parameters), context)
         document: str = metrics.model_dump_json()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the service as a message
         traceback.print_exc()
         return protocol.encode("error", **error_fields(error))
     return b'{"type":"result","metrics":' + document.encode() + b"}\n"

@@ -52,7 +52,9 @@ class Dispatcher:
         dead = frozenset(owner for owner in owners if procfs.is_dead_owner(owner))
         await self._reap(dead)
         await self._sweep_workspace()
-        self._loops = [asyncio.ensure_future(self._forever(step)) for step in (self._take, self._tend, self._watch_dead)]
+        self._loops = [
+            asyncio.ensure_future(self._forever(step)) for step in (self._take, self._tend, self._watch_dead)
+        ]
 
     async def drain(self) -> None:
         """Takes no more jobs, lets running ones finish for a while, gives the rest back to the queue."""

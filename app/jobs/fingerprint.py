@@ -11,9 +11,7 @@ from app.jobs.inputs import ResolvedInputs
 from app.storage.records import JobRecord
 
 
-def fingerprint(
-    job: JobRecord, found: ResolvedInputs, versions: dict[str, str | None], options: dict[str, Any]
-) -> str:
+def fingerprint(job: JobRecord, found: ResolvedInputs, versions: dict[str, str | None], options: dict[str, Any]) -> str:
     """SHA-256 over inputs by content, parameters, output name, settings that matter and versions.
 
     The user is part of it: nobody learns from a quick answer what somebody else has done.

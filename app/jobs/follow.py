@@ -42,7 +42,8 @@ async def follow(use: Jobs, job: JobRecord, last_event_id: str | None) -> AsyncI
             current = await use.records.get(job.ref)
             over = current is None or current.status in FINAL_STATUSES
             events = await use.records.events(job.ref, after=number)
-            async for lines, offset in _log_lines(use, current or job, offset):
+            async for lines, read_to in _log_lines(use, current or job, offset):
+                offset = read_to
                 yield Followed("log", {"lines": lines}, f"{number}.{offset}")
             for event in events:
                 number = event.number
@@ -57,7 +58,7 @@ def _parsed(last_event_id: str | None) -> tuple[int, int]:
     if not last_event_id:
         return 0, 0
     number, _, offset = last_event_id.partition(".")
-    if not all(part.isascii() and part.isdigit() and len(part) < 18 for part in (number, offset)):  # noqa: PLR2004
+    if not all(part.isascii() and part.isdigit() and len(part) < 18 for part in (number, offset)):
         raise InvalidRequest("Last-Event-ID is none of ours", expected="`number.bytes`", received=last_event_id)
     return int(number), int(offset)
 

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -48,7 +49,9 @@ DRAIN_SEC = 1.0
 
 def child_environment() -> dict[str, str]:
     """What a job's process may know of the service's environment."""
-    kept = {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith(KEPT_PREFIXES)}
+    kept = {
+        name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith(KEPT_PREFIXES)
+    }
     return {**kept, **FIXED_VARIABLES}
 
 
@@ -133,8 +136,6 @@ class Launcher:
             os.close(writer)
 
     def _fork(self, spec_path: Path, writer: int) -> _Process:
-        from multiprocessing.connection import Connection
-
         # The server may have died since: it is started again here, and must not inherit our environment.
         with _scrubbed_environment():
             forkserver.ensure_running()

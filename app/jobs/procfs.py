@@ -33,7 +33,7 @@ def _stat(pid: int) -> list[str] | None:
 def this_host() -> str:
     """Names the space in which a pid means one process: host, boot and pid namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()}/{boot}/{os.readlink('/proc/self/ns/pid')}"
+    return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
 
 
 def owner_name() -> str:

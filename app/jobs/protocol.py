@@ -59,5 +59,5 @@ def decode(line: bytes) -> dict[str, Any]:
     """One message. Raises ValueError where the line is none."""
     message = json.loads(line)
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise ValueError("a message from a job's process is an object with a type")
+        raise ValueError("a message from a job's process is an object with a type")  # noqa: TRY004 - of its content
     return message

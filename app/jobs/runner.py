@@ -18,7 +18,7 @@ from app.jobs.fingerprint import fingerprint
 from app.jobs.hub import Hub, wait_for_event
 from app.jobs.inputs import Inputs, ResolvedInputs
 from app.jobs.outcome import Outcome, Stop, decide, failed
-from app.jobs.process import ChildProcess, Launcher
+from app.jobs.process import ChildProcess, Exit, Launcher
 from app.jobs.protocol import LOG_NAME, JobSpec
 from app.jobs.registry import Registry
 from app.jobs.slots import Slots
@@ -175,9 +175,7 @@ class Runner:
         return True
 
     # -- the process ----------------------------------------------------------------------------------------------
-    async def _execute(
-        self, control: Control, kind: Kind, parameters: Parameters, found: ResolvedInputs
-    ) -> Outcome:
+    async def _execute(self, control: Control, kind: Kind, parameters: Parameters, found: ResolvedInputs) -> Outcome:
         """Stages the inputs, runs the process, and decides how it ended."""
         job = control.job
         folder = await self.workspace.make(job)
@@ -223,9 +221,7 @@ class Runner:
 
     async def _supervise(self, control: Control, process: ChildProcess, kind: Kind) -> Outcome:
         job, last, limits = control.job, _Last(), self._limits(kind)
-        await self.records.update(
-            job.ref, job.claim, {"child_pid": process.pid, "child_started": process.started}
-        )
+        await self.records.update(job.ref, job.claim, {"child_pid": process.pid, "child_started": process.started})
         reports: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         def on_message(message: dict[str, Any]) -> None:
@@ -238,22 +234,25 @@ class Runner:
 
         reporting = asyncio.ensure_future(self._report(job, reports))
         listening = asyncio.ensure_future(process.listen(on_message))
+        await self._watch(control, limits, listening)
+        if not listening.done():
+            await process.stop(self.settings.job_kill_grace_sec)
+        exit_ = await listening
+        reports.put_nowait(None)
+        await reporting
+        return decide(exit_, last.message, control.reason, limits)
+
+    async def _watch(self, control: Control, limits: dict[str, Any], listening: asyncio.Future[Exit]) -> None:
+        """Returns when the process is over, or when it is to be ended: its control says why."""
         began = time.monotonic()
         stopping = asyncio.ensure_future(control.stopping.wait())
         while not listening.done() and not stopping.done():
             await asyncio.wait({listening, stopping}, timeout=WATCH_SEC, return_when=asyncio.FIRST_COMPLETED)
             if time.monotonic() - began > limits["timeout_sec"]:
                 control.stop(Stop.TIMEOUT)
-            elif self._log_bytes(job) > limits["log_max_mib"] * 1024 * 1024:
+            elif self._log_bytes(control.job) > limits["log_max_mib"] * 1024 * 1024:
                 control.stop(Stop.LOG_LIMIT)
-            if control.reason is not None and not listening.done():
-                await process.stop(self.settings.job_kill_grace_sec)
-                break
         stopping.cancel()
-        exit_ = await listening
-        reports.put_nowait(None)
-        await reporting
-        return decide(exit_, last.message, control.reason, limits)
 
     def _limits(self, kind: Kind) -> dict[str, Any]:
         return {
@@ -403,6 +402,4 @@ def lost_outcome(attempts: int) -> Outcome:
 
 def _service_failure(error: ServiceError) -> Outcome:
     message = error.message if not isinstance(error, MachineError) else f"{error.message} (while the job was prepared)"
-    return failed(
-        error.problem_code, message, expected=error.expected, received=error.received, hint=error.hint
-    )
+    return failed(error.problem_code, message, expected=error.expected, received=error.received, hint=error.hint)

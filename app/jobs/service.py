@@ -103,7 +103,7 @@ class Jobs:
         return job
 
     async def cancel(self, uid: str, ref: JobRef) -> JobRecord:
-        """Asks a job to end; one that has not started ends at once. Raises Conflict for one that has ended otherwise."""
+        """Asks a job to end; one that has not started ends at once. Raises Conflict for one that ended otherwise."""
         job = await self.job(uid, ref)
         if job.status == "cancelled":
             return job

@@ -37,9 +37,7 @@ async def list_jobs(
     before = _decode_cursor(cursor) if cursor is not None else None
     found = await use.records.find(uid, pid=pid, status=status, action=action, before=before, limit=limit + 1)
     page, more = found[:limit], len(found) > limit
-    return JobPage(
-        jobs=[summary_view(job) for job in page], next_cursor=_encode_cursor(page[-1].seq) if more else None
-    )
+    return JobPage(jobs=[summary_view(job) for job in page], next_cursor=_encode_cursor(page[-1].seq) if more else None)
 
 
 @router.get("/{pid}/{oid}", summary="One job, whole", responses=declared(InvalidRequest, NotFound))

@@ -204,7 +204,7 @@ class LocalArtifacts:
         status = temporary.stat()
         self._remember(key, status, sha256)
         # Two links to one file: rename(2) would then do nothing and leave the temporary name behind.
-        os.replace(temporary, target)
+        temporary.replace(target)
         temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)
         return ArtifactInfo(key, status.st_size, sha256, status.st_mtime)

@@ -6,6 +6,7 @@ import sqlite3
 
 from app.storage.records import DeliveryAttempt, JobRef, Outbound
 
+
 def insert(c: sqlite3.Connection, callback: Outbound) -> None:
     c.execute(
         "INSERT OR IGNORE INTO callbacks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

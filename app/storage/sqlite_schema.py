@@ -7,7 +7,7 @@ SCHEMA_VERSION = 1
 # Every combination of the list's filters has an index that ends in `seq`, so that a page costs the same whether a
 # user has a thousand jobs or a hundred thousand.
 _LIST_INDEXES = "".join(
-    f"CREATE INDEX IF NOT EXISTS jobs_by_{'_'.join(columns) or 'uid'} ON jobs ({', '.join(('uid', *columns, 'seq'))});\n"
+    f"CREATE INDEX IF NOT EXISTS jobs_by_{'_'.join(('uid', *columns))} ON jobs ({', '.join(('uid', *columns, 'seq'))});"
     for columns in (
         (),
         ("pid",),

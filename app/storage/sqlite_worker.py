@@ -37,7 +37,9 @@ class SqliteWorker:
         self._path = path
         self._begin = "BEGIN DEFERRED" if readonly else "BEGIN IMMEDIATE"
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=f"sqlite-{'read' if readonly else 'write'}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, name=f"sqlite-{'read' if readonly else 'write'}", daemon=True
+        )
         self._closed = False
 
     def start(self) -> None:
@@ -59,17 +61,9 @@ class SqliteWorker:
 
     def _work(self) -> None:
         connection: sqlite3.Connection | None = None
-        while (task := self._tasks.get()) is not None:
-            batch, over = [task], False
-            while len(batch) < MAX_BATCH:
-                try:
-                    following = self._tasks.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    over = True
-                    break
-                batch.append(following)
+        over = False
+        while not over:
+            batch, over = self._next_batch()
             try:
                 connection = connection or connect(self._path)
                 outcomes = self._transact(connection, batch)
@@ -79,10 +73,22 @@ class SqliteWorker:
                     connection.close()
                     connection = None
             self._answer(batch, outcomes)
-            if over:
-                break
         if connection is not None:
             connection.close()
+
+    def _next_batch(self) -> tuple[list[_Task], bool]:
+        """Waits for a task and takes those behind it along; whether the worker is to stop after them."""
+        batch: list[_Task] = []
+        task = self._tasks.get()
+        while task is not None:
+            batch.append(task)
+            if len(batch) == MAX_BATCH:
+                return batch, False
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
 
     def _transact(self, connection: sqlite3.Connection, batch: list[_Task]) -> list[tuple[bool, Any]]:
         outcomes: list[tuple[bool, Any]] = []
@@ -91,7 +97,7 @@ class SqliteWorker:
             connection.execute("SAVEPOINT task")
             try:
                 outcomes.append((True, task.function(connection)))
-            except Exception as error:  # handed to the one who asked
+            except Exception as error:  # noqa: BLE001 - handed to the one who asked
                 connection.execute("ROLLBACK TO task")
                 outcomes.append((False, _translated(error)))
             connection.execute("RELEASE task")

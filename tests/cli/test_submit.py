@@ -28,9 +28,8 @@ def test_a_key_is_used_as_it_is(optimizing: Optimizing, service: Service, pid: s
 
 def test_parameters_come_from_a_file_and_from_set(optimizing: Optimizing, tmp_path: Path, pid: str) -> None:
     (tmp_path / "nap.json").write_text(json.dumps({"seconds": 0.3, "phases": 2, "note": "from the file"}))
-    ended = optimizing(
-        "submit", "nap", "--pid", pid, "--param-file", "nap.json", "--set", "seconds=0.05", "--set", "note=17 naps", "--json"
-    )  # fmt: skip
+    settings = ("--param-file", "nap.json", "--set", "seconds=0.05", "--set", "note=17 naps")
+    ended = optimizing("submit", "nap", "--pid", pid, *settings, "--json")
     assert ended.code == 0, ended.err
     given = ended.json["parameters"]
     assert (given["seconds"], given["phases"], given["note"]) == (0.05, 2, "17 naps")

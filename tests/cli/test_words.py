@@ -83,8 +83,9 @@ def test_what_a_key_looks_like() -> None:
 
 
 def test_events_are_read_as_the_standard_has_them() -> None:
-    text = ': ping\n\nevent: state\ndata: {"status":\ndata: "queued"}\nid: 1.0\nretry: 1000\n\nid: 2.0\n\ndata:{}\n\ndata: {}'
-    assert list(parse_events(iter(text.split("\n")))) == [
+    whole = ["event: state", 'data: {"status":', 'data: "queued"}', "id: 1.0", "retry: 1000", ""]
+    lines = [": ping", "", *whole, "id: 2.0", "", "data:{}", "", "data: {}"]
+    assert list(parse_events(iter(lines))) == [
         Event("state", {"status": "queued"}, "1.0"),
         Event("message", {}, ""),
     ]

@@ -42,7 +42,9 @@ def test_a_dead_process_has_its_own_code_and_the_neighbour_finishes(
     assert "job.log" in ended["artifact_files"], "what it left behind is kept"
 
 
-def test_a_process_that_hangs_is_ended_at_its_limit_and_the_wait_in_the_queue_does_not_count(make_service: MAKE) -> None:
+def test_a_process_that_hangs_is_ended_at_its_limit_and_the_wait_in_the_queue_does_not_count(
+    make_service: MAKE,
+) -> None:
     service = make_service(JOB_TIMEOUT_SEC="1.5", JOB_CPU_CONCURRENCY="1")
     first = service.submit("hang", "P1", {})
     waiting = service.submit("nap", "P1", {"seconds": 1.0})
@@ -109,6 +111,7 @@ def test_a_dead_fork_server_is_replaced_and_its_job_runs_again(make_service: MAK
     job = service.submit("nap", "P1", {"seconds": 3.0})
     service.wait(job, statuses={"running"})
     eventually(lambda: service.job(job)["phase"] == "nap 1")
+    assert service.process is not None
     servers = [one for one in service.processes() if _parent(one) == service.process.pid and _is_fork_server(one)]
     assert len(servers) == 1
     os.kill(servers[0], signal.SIGKILL)
@@ -143,7 +146,9 @@ def test_a_stop_gives_unfinished_jobs_back_and_the_next_start_runs_them(make_ser
 @contextmanager
 def memory_group(limit_bytes: int) -> Iterator[Path]:
     """A memory cgroup (version 1 or 2) with a hard limit, for the kernel's own out-of-memory killer."""
-    root = next((Path(p) for p in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup") if (Path(p) / "cgroup.procs").exists()), None)
+    root = next(
+        (Path(p) for p in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup") if (Path(p) / "cgroup.procs").exists()), None
+    )
     if root is None or not os.access(root, os.W_OK) or os.geteuid() != 0:
         pytest.skip("the kernel's out-of-memory killer needs a writable memory cgroup")
     group = root / f"optimizing-test-{os.getpid()}"
@@ -163,6 +168,7 @@ def test_out_of_memory_takes_the_job_and_neither_the_service_nor_the_neighbour(m
     with memory_group(1536 * 1024 * 1024) as group:
         service = make_service(start=False)
         service.start(wait=False)
+        assert service.process is not None
         (group / "cgroup.procs").write_text(str(service.process.pid))
         service.wait_ready()
         neighbour = service.submit("nap", "P1", {"seconds": 3.0})

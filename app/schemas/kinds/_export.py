@@ -21,7 +21,9 @@ class ExportParameters(Parameters):
     ]
     input_size: ImageSize = (640, 640)
     batch_size: int = Field(1, ge=1, le=1024)
-    channels: int = Field(3, ge=1, le=1024, description="Input channels (RGB = 3), as the model's first layer has them.")
+    channels: int = Field(
+        3, ge=1, le=1024, description="Input channels (RGB = 3), as the model's first layer has them."
+    )
     opset: int | None = Field(None, ge=11, le=20, description="ONNX opset; the service's OPSET where left out (17).")
     dynamic: bool = Field(False, description="Batch, height and width stay free in the file.")
     data: DataSource | None = Field(
