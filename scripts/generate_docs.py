@@ -32,7 +32,8 @@ BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
 # -- settings -------------------------------------------------------------------------------------------------------
 def settings_groups() -> dict[str, list[tuple[str, FieldInfo]]]:
     """Every field under the comment that stands above its group in the class."""
-    group, groups = "", {}
+    group = ""
+    groups: dict[str, list[tuple[str, FieldInfo]]] = {}
     for line in inspect.getsource(Settings).splitlines():
         if heading := re.fullmatch(r"    # (.+)", line):
             group = heading[1]
@@ -68,7 +69,8 @@ def choices_of(field: FieldInfo) -> str:
 
 def env_example() -> str:
     lines = [
-        "# Every setting of the service, with its default. Copy to .env, or export; nothing here is needed to start.",
+        "# Every setting of the service, with its default; none is needed to start. Copy to .env, change, start with",
+        "#   set -a; . ./.env; set +a; optimizing serve",
         "# Generated from app/config.py by `make docs`; docs/settings.md says more.",
     ]
     for group, fields in settings_groups().items():
@@ -105,7 +107,7 @@ def http_codes() -> dict[str, tuple[int, str]]:
     """Code -> (HTTP status, meaning) of everything that a request can be refused with."""
     classes = {error.__name__: error for error in subclasses(ServiceError)}
     found = {
-        error.code: (error.status, error.title)
+        error.code: (error.status, error.title if "title" in vars(error) else (inspect.getdoc(error) or "").rstrip("."))
         for error in classes.values()
         if error.code not in {"SERVICE_ERROR", *(parent.code for parent in error.__bases__ if hasattr(parent, "code"))}
     }
@@ -129,7 +131,11 @@ def job_codes() -> dict[str, str]:
             found.setdefault(str(call.args[0].value), _text(call.args[1]))
     for node in _nodes():
         if isinstance(node, ast.Dict):
-            fields = {key.value: value for key, value in zip(node.keys, node.values) if isinstance(key, ast.Constant)}
+            fields = {
+                key.value: value
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant)
+            }
             code = fields.get("code")
             if isinstance(code, ast.Constant) and "message" in fields:
                 found.setdefault(str(code.value), _text(fields["message"]))

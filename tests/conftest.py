@@ -63,8 +63,8 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
             running.close()
         except AssertionError as fault:  # the others must be stopped all the same
             faults.append(fault)
-    for fault in faults:
-        raise fault
+    if faults:
+        raise faults[0]
 
 
 @pytest.fixture

@@ -301,3 +301,29 @@ def tree(folder: Path) -> dict[str, str]:
         status = path.lstat()
         found[str(path.relative_to(folder))] = f"{status.st_mode:o} {status.st_size if path.is_file() else ''}"
     return found
+
+
+# -- server-sent events -------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Sent:
+    """One event of a stream."""
+
+    type: str
+    id: str
+    data: dict[str, Any]
+
+
+def follow(service: Service, path: str, last_event_id: str | None = None) -> Iterator[Sent]:
+    """A job's events as they come, until the service ends the stream."""
+    headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+    with service.client.stream("GET", f"{path}/events", headers=headers) as answer:
+        assert answer.status_code == 200, answer.read()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        fields: dict[str, str] = {}
+        for line in answer.iter_lines():
+            name, _, value = line.partition(": ")
+            if name:
+                fields[name] = value
+            elif "data" in fields:
+                yield Sent(fields["event"], fields["id"], json.loads(fields["data"]))
+                fields = {}

@@ -71,11 +71,11 @@ def _unpacked(archive: Path, target: Path) -> Path:
         if archive.name.lower().endswith(".zip"):
             with zipfile.ZipFile(archive) as packed:
                 _check_size(sum(member.file_size for member in packed.infolist()))
-                packed.extractall(target)  # drops roots and `..` itself
+                packed.extractall(target)  # noqa: S202 - zipfile drops roots and `..` itself
         else:
             with tarfile.open(archive) as packed_tar:
                 _check_size(sum(member.size for member in packed_tar))
-                packed_tar.extractall(target, filter="data")  # noqa: S202 - the filter refuses what climbs out
+                packed_tar.extractall(target, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise JobFailed(
             "BAD_ARCHIVE",

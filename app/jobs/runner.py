@@ -18,7 +18,7 @@ from app.jobs.fingerprint import fingerprint
 from app.jobs.hub import Hub, wait_for_event
 from app.jobs.inputs import Inputs, ResolvedInputs
 from app.jobs.outcome import Outcome, Stop, decide, failed
-from app.jobs.process import ChildProcess, Exit, Launcher
+from app.jobs.process import ChildProcess, Launcher
 from app.jobs.protocol import LOG_NAME, JobSpec
 from app.jobs.registry import Registry
 from app.jobs.slots import Slots
@@ -242,10 +242,10 @@ class Runner:
         await reporting
         return decide(exit_, last.message, control.reason, limits)
 
-    async def _watch(self, control: Control, limits: dict[str, Any], listening: asyncio.Future[Exit]) -> None:
+    async def _watch(self, control: Control, limits: dict[str, Any], listening: asyncio.Future[Any]) -> None:
         """Returns when the process is over, or when it is to be ended: its control says why."""
         began = time.monotonic()
-        stopping = asyncio.ensure_future(control.stopping.wait())
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(control.stopping.wait())
         while not listening.done() and not stopping.done():
             await asyncio.wait({listening, stopping}, timeout=WATCH_SEC, return_when=asyncio.FIRST_COMPLETED)
             if time.monotonic() - began > limits["timeout_sec"]:

@@ -1,4 +1,7 @@
-"""What routes are given: the wired services, the user behind the key, the job that a path names."""
+"""What routes are given: the wired services, the user behind the key, the job that a path names.
+
+All of them are coroutines, those that await nothing too: FastAPI would send a plain function to a thread and back.
+"""
 
 from __future__ import annotations
 
@@ -64,14 +67,14 @@ class Services:
     keys: KeyRing
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     return cast(Services, request.state.services)
 
 
 ServicesDep = Annotated[Services, Depends(services)]
 
 
-def current_uid(
+async def current_uid(
     wired: ServicesDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     header: Annotated[str | None, Security(_header)],
@@ -82,14 +85,14 @@ def current_uid(
 UidDep = Annotated[str, Depends(current_uid)]
 
 
-def jobs(wired: ServicesDep) -> Jobs:
+async def jobs(wired: ServicesDep) -> Jobs:
     return wired.jobs
 
 
 JobsDep = Annotated[Jobs, Depends(jobs)]
 
 
-def job_ref(pid: Pid, oid: Oid) -> JobRef:
+async def job_ref(pid: Pid, oid: Oid) -> JobRef:
     return JobRef(pid, oid)
 
 

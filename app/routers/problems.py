@@ -59,11 +59,27 @@ def described(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem document."""
+    """Makes every error of the application a problem document, and says so in its OpenAPI document."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        return app.openapi_schema or _as_problems(made())
+
+    app.openapi = openapi  # type: ignore[method-assign]
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unforeseen)
+
+
+def _as_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI declares every model as `application/json`; errors go out as what they are."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= http.HTTPStatus.BAD_REQUEST:
+                    response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+    return document
 
 
 def problem_of(error: ServiceError, instance: str, errors: list[FieldFault] | None = None) -> Problem:

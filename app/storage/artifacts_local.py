@@ -68,7 +68,8 @@ class LocalArtifacts:
             file.write(pending)
             pending.clear()
 
-        with self._beside() as (file, temporary):
+        file, temporary = await self._run(self._create)
+        with _gone_afterwards(file, temporary):
             async for chunk in chunks:
                 size += len(chunk)
                 if size > max_bytes:
@@ -120,37 +121,38 @@ class LocalArtifacts:
 
     async def copy(self, source: str, target: str) -> ArtifactInfo:
         def link() -> ArtifactInfo:
-            info = self._stat(source, True)
+            info, path = self._stat(source, True), self._path(target)
             temporary = self._incoming / uuid.uuid4().hex
             try:
-                os.link(self._path(source), temporary)
-            except OSError:  # another file system, or one without hard links
-                shutil.copyfile(self._path(source), temporary)
-            return self._place(temporary, target, self._path(target), info.sha256 or "")
+                try:
+                    os.link(self._path(source), temporary)
+                except OSError:  # another file system, or one without hard links
+                    shutil.copyfile(self._path(source), temporary)
+                return self._place(temporary, target, path, info.sha256 or "")
+            finally:
+                # Where both are one file already, rename(2) did nothing and left the temporary name.
+                temporary.unlink(missing_ok=True)
 
         return await self._run(link)
 
     def _path(self, key: str) -> Path:
-        path = self._root / key
-        if any(part in {"", ".", ".."} or part.startswith(".") for part in key.split("/")):
+        """Where a key's file lies. Raises NotFound for a key that climbs, and below a link: links lead nowhere."""
+        *folders, _ = parts = key.split("/")
+        if any(not part or part.startswith(".") for part in parts):
             raise NotFound("there is no artifact of that name", received=key)
+        path = self._root / key
+        if path.parent.resolve() != self._root.resolve().joinpath(*folders):
+            raise _absent(key)
         return path
 
     def _open(self, key: str) -> BinaryIO:
-        """Opens a regular file for reading; a link, in any place of the path, leads nowhere."""
-        path = self._path(key)
-        if not path.parent.resolve().is_relative_to(self._root.resolve()):
-            raise _absent(key)
+        """Opens a regular file for reading."""
         try:
-            descriptor = _opened(path)
+            return open(_opened(self._path(key)), "rb", buffering=0)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
                 raise _absent(key) from None
             raise
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise _absent(key)
-        return open(descriptor, "rb", buffering=0)
 
     def _keys(self, prefix: str) -> Iterator[str]:
         folder = self._root / prefix.rpartition("/")[0]
@@ -184,15 +186,16 @@ class LocalArtifacts:
         temporary.write_text(f"{status.st_size} {status.st_mtime_ns} {sha256}")
         temporary.replace(note)
 
+    def _create(self) -> tuple[BinaryIO, Path]:
+        """A new file in `.incoming`, beside what is visible."""
+        temporary = self._incoming / uuid.uuid4().hex
+        return open(temporary, "xb"), temporary
+
     @contextlib.contextmanager
     def _beside(self) -> Iterator[tuple[BinaryIO, Path]]:
-        """A new file in `.incoming`, gone afterwards unless it was moved into place."""
-        temporary = self._incoming / uuid.uuid4().hex
-        try:
-            with open(temporary, "xb") as file:
-                yield file, temporary
-        finally:
-            temporary.unlink(missing_ok=True)
+        file, temporary = self._create()
+        with _gone_afterwards(file, temporary):
+            yield file, temporary
 
     def _publish(self, file: BinaryIO, temporary: Path, key: str, target: Path, sha256: str) -> ArtifactInfo:
         file.flush()
@@ -222,9 +225,24 @@ class LocalArtifacts:
             ) from error
 
 
+@contextlib.contextmanager
+def _gone_afterwards(file: BinaryIO, temporary: Path) -> Iterator[None]:
+    """Closes and removes a temporary file, unless it was moved into place meanwhile."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # what counts was flushed before
+            file.close()
+        temporary.unlink(missing_ok=True)
+
+
 def _opened(path: Path) -> int:
-    """A file descriptor of a regular file, never of what a link points to."""
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """A file descriptor of a regular file, never of what a link points to or of a pipe, which would keep us waiting."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "that is no regular file", str(path))
+    return descriptor
 
 
 def _absent(key: str) -> NotFound:

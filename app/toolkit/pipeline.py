@@ -1,9 +1,9 @@
 """A checkpoint in, a proven ONNX file out.
 
-Where the time goes decides the shape of this file. While the exporter and the slimming run here, mostly in Python, a
-second thread reads the images and then runs the reference in torch, mostly outside of the interpreter's lock. The file
-is written once, at the end: what was proven are the very bytes that are written. The cyclic garbage collector rests
-meanwhile: a job makes some hundred thousand objects that live to its end, and each pass over them finds nothing.
+Everything stays in memory until the proof has passed: what was proven are the very bytes that are then written. The
+steps run one after the other: a reference in a thread beside the exporter was measured and gained nothing, as torch
+already uses every core (docs/decisions/0101-fast-export.md). The cyclic garbage collector rests meanwhile: a job makes
+some hundred thousand objects that live to its end, and each pass over them finds nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,7 @@ from app.toolkit.images import DEFAULT_IMAGES, read_image, tensor_from_image
 from app.toolkit.models.base import ModelAdapter
 from app.toolkit.models.open_model import open_model
 from app.toolkit.onnx_file import check, set_metadata, write_whole
-from app.toolkit.runtimes.base import Array, TensorSpec
+from app.toolkit.runtimes.base import Array, Runtime, TensorSpec
 from app.toolkit.runtimes.ort_runtime import OrtRuntime
 from app.toolkit.runtimes.torch_runtime import TorchRuntime
 from app.toolkit.stats import ModelStats, stats_of_onnx
@@ -125,27 +124,25 @@ def export_and_prove(
     )
     if not request.images:
         raise NoImages("a proof needs at least one image", expected="a list of image files", received="none")
-    with _garbage_collection_off(), _torch_threads(_share_of_cores(request)), ThreadPoolExecutor(1) as helper:
-        return _Run(request, progress or _silent, helper).run()
+    with _garbage_collection_off(), _torch_threads(request.threads or len(os.sched_getaffinity(0))):
+        return _Run(request, progress or _silent).run()
 
 
 class _Run:
     """One export, phase by phase, and the clock over them."""
 
-    def __init__(self, request: ExportRequest, progress: Progress, helper: ThreadPoolExecutor) -> None:
+    def __init__(self, request: ExportRequest, progress: Progress) -> None:
         self.request = request
         self.progress = progress
-        self.helper = helper
         self.seconds: dict[str, float] = {}
 
     def run(self) -> ExportResult:
         request = self.request
         with self._phase("load"):
-            feeds = self.helper.submit(_feeds, request)
             adapter = open_model(request.source, trusted=request.trusted)
             adapter.check_input(request.input_size, request.channels)
+            feeds = _feeds(request)
         with self._phase("export"):
-            answers = self.helper.submit(_reference_answers, adapter, adapter.reference_module(), request, feeds)
             model = _graph(adapter, request)
         with self._phase("check"):
             data = model.SerializeToString()
@@ -153,7 +150,7 @@ class _Run:
             stats = stats_of_onnx(model, request.target, size_bytes=len(data))
             runtime = OrtRuntime(data, threads=request.threads)
         with self._phase("compare"):
-            report = _compare(adapter, runtime, request, feeds.result(), answers)
+            report = _compare(adapter, runtime, request, feeds)
             parity_path = request.target.with_name(f"{request.target.stem}_parity.json")
             write_whole(json.dumps(report.as_dict(), indent=2).encode(), parity_path)
             _refuse_failed(report, request)
@@ -196,17 +193,6 @@ def _feeds(request: ExportRequest) -> list[_Feed]:
     return feeds
 
 
-def _reference_answers(
-    adapter: ModelAdapter, network: torch.nn.Module, request: ExportRequest, feeds: Future[list[_Feed]]
-) -> list[dict[str, Array]]:
-    """torch's answers, in the helper thread."""
-    inputs = adapter.input_specs(request.input_size, request.batch_size)
-    if request.dynamic:
-        inputs = tuple(TensorSpec(s.name, s.dtype, ("batch", s.shape[1], "height", "width")) for s in inputs)
-    with TorchRuntime(network, inputs, adapter.output_specs(), threads=_share_of_cores(request)) as runtime:
-        return [runtime.infer({inputs[0].name: feed.tensor}) for feed in feeds.result()]
-
-
 def _graph(adapter: ModelAdapter, request: ExportRequest) -> ModelProto:
     size, batch, dynamic = request.input_size, request.batch_size, request.dynamic
     model = onnx_from_torch(adapter, input_size=size, batch_size=batch, opset=request.opset, dynamic=dynamic)
@@ -217,20 +203,24 @@ def _graph(adapter: ModelAdapter, request: ExportRequest) -> ModelProto:
 
 
 def _compare(
-    adapter: ModelAdapter,
-    runtime: OrtRuntime,
-    request: ExportRequest,
-    feeds: Sequence[_Feed],
-    answers: Future[list[dict[str, Array]]],
+    adapter: ModelAdapter, candidate: Runtime, request: ExportRequest, feeds: Sequence[_Feed]
 ) -> parity.ParityReport:
-    name = runtime.inputs[0].name
-    with runtime:
-        candidates = [runtime.infer({name: feed.tensor}) for feed in feeds]
+    """One runtime after the other: taking turns, the threads of each spin in the other's way, a third slower."""
+    inputs = adapter.input_specs(request.input_size, request.batch_size)
+    if request.dynamic:
+        inputs = tuple(TensorSpec(s.name, s.dtype, ("batch", s.shape[1], "height", "width")) for s in inputs)
+    reference = TorchRuntime(adapter.reference_module(), inputs, adapter.output_specs())
+    wanted, given = (_answers(runtime, feeds) for runtime in (reference, candidate))
     measured = [
-        parity.measure(feed.name, feed.kind, reference, candidate, adapter.parts)
-        for feed, reference, candidate in zip(feeds, answers.result(), candidates, strict=True)
+        parity.measure(feed.name, feed.kind, first, second, adapter.parts)
+        for feed, first, second in zip(feeds, wanted, given, strict=True)
     ]
     return parity.judge(measured, adapter.parts, request.limits)
+
+
+def _answers(runtime: Runtime, feeds: Sequence[_Feed]) -> list[dict[str, Array]]:
+    with runtime:
+        return [runtime.infer({runtime.inputs[0].name: feed.tensor}) for feed in feeds]
 
 
 def _refuse_failed(report: parity.ParityReport, request: ExportRequest) -> None:
@@ -254,11 +244,6 @@ def _refuse_failed(report: parity.ParityReport, request: ExportRequest) -> None:
         if fp16
         else "try another opset; the report lists every input",
     )
-
-
-def _share_of_cores(request: ExportRequest) -> int:
-    """Half for the exporter's trace, half for the reference beside it: two pools that overlap cost a fifth more."""
-    return max(1, (request.threads or len(os.sched_getaffinity(0))) // 2)
 
 
 @contextlib.contextmanager

@@ -144,14 +144,14 @@ async def test_unknown_jobs_are_none(records: RecordStore) -> None:
 
 
 async def test_find_by_every_combination_of_filters_newest_first(records: RecordStore) -> None:
-    for uid, pid, status, action in itertools.product(
-        ("0001", "0002"), ("P0001", "P0002"), ("running", "failed"), ("echo", "nap")
-    ):
-        await in_status(records, status, uid=uid, pid=pid, action=action)
+    for made in itertools.product(("running", "failed"), ("0001", "0002"), ("P0001", "P0002"), ("echo", "nap")):
+        await in_status(records, made[0], uid=made[1], pid=made[2], action=made[3])
     everything = [job for uid in ("0001", "0002") for job in await records.find(uid)]
     assert len(everything) == 16
-    wanted = itertools.product(("0001", "0002"), (None, "P0001"), (None, "running", "queued"), (None, "nap"))
-    for uid, pid, status, action in wanted:
+    for uid, wanted in itertools.product(
+        ("0001", "0002"), itertools.product((None, "P0001"), (None, "running", "queued"), (None, "nap"))
+    ):
+        pid, status, action = wanted
         expected = sorted(
             (
                 job

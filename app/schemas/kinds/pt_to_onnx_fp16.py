@@ -12,7 +12,7 @@ from app.schemas.kinds._export import NEEDS, ExportMetrics, ExportParameters
 
 
 class PtToOnnxFp16(ExportParameters):
-    r"""Export a \`.pt\` to ONNX in FP16 with float32 inputs and outputs; fails unless it answers like the checkpoint."""
+    """Export a `.pt` to ONNX in FP16, float32 at its ends; fails unless the file answers like the checkpoint."""
 
     output_path: Annotated[str, OutputFile(".onnx", "{stem}_fp16.onnx")] | None = Field(
         None, description="Name of the result; left out, `<stem>_fp16.onnx`."

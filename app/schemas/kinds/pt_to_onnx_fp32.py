@@ -12,7 +12,7 @@ from app.schemas.kinds._export import NEEDS, ExportMetrics, ExportParameters
 
 
 class PtToOnnxFp32(ExportParameters):
-    r"""Export a \`.pt\` to ONNX in FP32; the job fails unless the file answers like the checkpoint."""
+    """Export a `.pt` to ONNX in FP32; the job fails unless the file answers like the checkpoint."""
 
     output_path: Annotated[str, OutputFile(".onnx", "{stem}_fp32.onnx")] | None = Field(
         None, description="Name of the result; left out, `<stem>_fp32.onnx`."
