@@ -57,12 +57,13 @@ class View:
     def problem(self, problem: dict[str, Any]) -> None:
         """What went wrong: message, expected, received, what to try."""
         self.document({"error": problem})
-        code = escape(str(problem.get("code", "")))
-        self.say(f"[red]error[/] [bold]{code}[/]: {escape(str(problem.get('detail') or problem.get('message', '')))}")
+        faults = problem.get("errors") or []
+        said = problem.get("title") if faults else problem.get("detail")  # the detail repeats the faults
+        self.say(f"[red]error[/] [bold]{escape(str(problem.get('code', '')))}[/]: {escape(str(said or ''))}")
         for field, label in (("expected", "expected"), ("received", "received"), ("hint", "try")):
             if problem.get(field):
                 self.say(f"  {label}: {escape(str(problem[field]))}")
-        for fault in problem.get("errors") or []:
+        for fault in faults:
             nearest = fault.get("did_you_mean")
             ending = f" (did you mean {nearest}?)" if nearest else ""
             self.say(f"  {escape(str(fault.get('field')))}: {escape(str(fault.get('message')))}{escape(ending)}")

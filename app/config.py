@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 IMAGE_WORKSPACE = Path("/workspace/shared")
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - how Standard Webhooks marks a secret
 
 JOB_OPTIONS = {
     "opset",
@@ -34,7 +37,7 @@ def default_workspace() -> Path:
 class Settings(BaseSettings):
     """Every setting of the service; each field is an environment variable of the same name in upper case."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     # Where it listens
     host: str | None = Field(None, description="Address to bind. Unset: loopback without API keys, else every address.")
@@ -109,6 +112,7 @@ class Settings(BaseSettings):
             if file is not None and not file.is_file():
                 raise ValueError(f"{secret.upper()}_FILE names {file}, which is not a file; create it or unset it")
         self.key_pairs()
+        self.signing_secret()
         return self
 
     @property
@@ -136,6 +140,22 @@ class Settings(BaseSettings):
     def job_options(self) -> dict[str, Any]:
         """The settings that a job's process is told; they are part of the work's fingerprint."""
         return self.model_dump(include=JOB_OPTIONS)
+
+    def signing_secret(self) -> str | None:
+        """The secret that signs callbacks, if the settings name one. Raises ValueError that never shows it."""
+        if self.callback_secret_file is not None:
+            text = self.callback_secret_file.read_text().strip()
+        elif self.callback_secret is not None:
+            text = self.callback_secret.get_secret_value()
+        else:
+            return None
+        try:
+            size = len(base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True))
+        except ValueError:
+            size = 0
+        if not text.startswith(SECRET_PREFIX) or not 24 <= size <= 64:
+            raise ValueError(f"CALLBACK_SECRET: expected `{SECRET_PREFIX}` and the base64 of 24 to 64 random bytes")
+        return text
 
     def key_pairs(self) -> list[tuple[str, str]]:
         """(key, uid) pairs of API_KEYS or its file. Raises ValueError that never shows a key."""

@@ -48,6 +48,10 @@ class ServiceError(Exception):
         self.problem_code = code or self.code
         self.headers = headers or {}
 
+    def __str__(self) -> str:
+        """All of it, for logs and for a start that failed."""
+        return "; ".join(part for part in (self.message, self.received, self.hint) if part)
+
 
 class RequestError(ServiceError):
     """The caller asked wrongly; the same request will be refused again."""

@@ -20,7 +20,7 @@ from pathlib import Path
 import anyio
 import httpcore2
 
-from app.config import Settings
+from app.config import SECRET_PREFIX, Settings
 from app.errors import ServiceError
 from app.jobs.callback_http import GuardedClient
 from app.jobs.hub import wait_for_event
@@ -32,7 +32,6 @@ from app.storage.records import DeliveryAttempt, JobRecord, Outbound, RecordStor
 
 logger = logging.getLogger(__name__)
 
-SECRET_PREFIX = "whsec_"  # noqa: S105
 DELIVERIES_AT_ONCE = 8
 HOLD_MARGIN_SEC = 5.0
 JITTER = 0.1
@@ -73,10 +72,8 @@ def signature(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
 
 def load_secret(settings: Settings) -> str:
     """The signing secret of the settings; where there is none, one that is made once and kept in the state folder."""
-    if settings.callback_secret_file is not None:
-        return settings.callback_secret_file.read_text().strip()
-    if settings.callback_secret is not None:
-        return settings.callback_secret.get_secret_value()
+    if (given := settings.signing_secret()) is not None:
+        return given
     kept = settings.state_dir / "callback_secret"
     with suppress(FileExistsError):
         settings.state_dir.mkdir(parents=True, exist_ok=True)

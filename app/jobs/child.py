@@ -48,7 +48,9 @@ def run(spec_path: Path, pipe: int) -> None:
     log = os.open(Path(spec.workdir) / protocol.LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
+    sys.stdout, sys.stderr = (
+        os.fdopen(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False) for fd in (1, 2)
+    )
     os.chdir(spec.workdir)
     os.environ[protocol.MARK_VARIABLE] = spec.mark
     _set_limits()

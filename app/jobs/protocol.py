@@ -52,7 +52,8 @@ class JobSpec:
 
 
 def encode(type_: str, **fields: Any) -> bytes:
-    return json.dumps({"type": type_, **fields}, separators=(",", ":")).encode() + b"\n"
+    text = json.dumps({"type": type_, **fields}, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "replace") + b"\n"  # half a character (a file name's) could not be answered with
 
 
 def decode(line: bytes) -> dict[str, Any]:

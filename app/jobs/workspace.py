@@ -16,6 +16,7 @@ import anyio.to_thread
 from app.config import Settings
 from app.jobs.inputs import ResolvedInputs, Source
 from app.jobs.protocol import INPUTS_DIR, LOG_NAME
+from app.schemas.common import check_key
 from app.schemas.kind import Kind, Parameters
 from app.storage.artifacts import ArtifactStore, job_prefix
 from app.storage.records import JobRecord
@@ -49,9 +50,12 @@ class Workspace:
 
     def note(self, job: JobRecord, line: str) -> None:
         """Adds a line of the service's own to the job's log."""
-        self.folder(job).mkdir(parents=True, exist_ok=True)
+        path = self.log(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():  # the job's doing; what it leads to is not ours
+            path.unlink()
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with open(self.log(job), "a", encoding="utf-8") as log:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"[{moment}] {line}\n")
 
     async def stage(self, job: JobRecord, kind: Kind, parameters: Parameters, found: ResolvedInputs) -> dict[str, Any]:
@@ -81,7 +85,10 @@ class Workspace:
         return target
 
     async def collect(self, job: JobRecord) -> tuple[str, ...]:
-        """Stores every file that the job made, and returns their names, sorted. Links and hidden files stay behind."""
+        """Stores every file that the job made, and returns their names, sorted.
+
+        Links and hidden files stay behind; so do names by which no client could ask, and the log says so.
+        """
         names = await anyio.to_thread.run_sync(lambda: sorted(self._outputs(job)))
         for name in names:
             await self._artifacts.put_file(job_prefix(job.pid, job.oid) + name, self.folder(job) / name)
@@ -90,14 +97,18 @@ class Workspace:
     def _outputs(self, job: JobRecord) -> Iterator[str]:
         folder = self.folder(job)
         log = folder / LOG_NAME
-        if log.exists() and log.stat().st_size > self._log_max_bytes:
+        if log.is_file() and not log.is_symlink() and log.stat().st_size > self._log_max_bytes:
             os.truncate(log, self._log_max_bytes)
         for parent, folders, names in os.walk(folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 path = Path(parent) / name
-                if not name.startswith(".") and stat.S_ISREG(path.lstat().st_mode):
-                    yield str(path.relative_to(folder))
+                if name.startswith(".") or not stat.S_ISREG(path.lstat().st_mode):
+                    continue
+                try:
+                    yield check_key(str(path.relative_to(folder)))
+                except ValueError as fault:
+                    self.note(job, f"left behind: {fault}")
 
     async def remove(self, job: JobRecord) -> None:
         """Removes the work folder. Those above it stay: another job may be about to be made in them."""

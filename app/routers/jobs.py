@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs.follow import follow, log_chunks
+from app.jobs.follow import EVENT_ID, follow, log_chunks
 from app.routers.deps import JobsDep, OwnJobDep, RefDep, UidDep
 from app.routers.problems import declared
 from app.routers.views import callbacks_view, job_path, job_view, started_view, summary_view
@@ -77,7 +77,7 @@ async def follow_job(
     job: OwnJobDep,
     use: JobsDep,
     last_event_id: Annotated[
-        str | None, Header(max_length=64, description="Go on after this event; its log lines are not repeated.")
+        str | None, Header(pattern=EVENT_ID, description="Go on after this event; its log lines are not repeated.")
     ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     async for event in follow(use, job, last_event_id):
@@ -119,8 +119,9 @@ def _encode_cursor(seq: int) -> str:
 
 def _decode_cursor(cursor: str) -> int:
     try:
-        seq = int(base64.urlsafe_b64decode(cursor.encode("ascii")))
-        if not 0 < seq <= MAX_SEQ:
+        text = base64.urlsafe_b64decode(cursor.encode("ascii"))
+        seq = int(text)
+        if not text.isdigit() or not 0 < seq <= MAX_SEQ:
             raise ValueError(cursor)
     except (ValueError, binascii.Error) as error:
         raise InvalidRequest(

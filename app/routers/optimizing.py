@@ -50,7 +50,11 @@ def build_router(registry: Registry) -> APIRouter:
     for kind in registry.values():
         _add_route(router, kind)
 
-    @router.get("/kinds", summary="Every kind of job: parameters, example, needs, and whether this machine has them")
+    @router.get(
+        "/kinds",
+        summary="Every kind of job: parameters, example, needs, and whether this machine has them",
+        responses=declared(),
+    )
     async def kinds(_: UidDep, use: JobsDep) -> KindList:
         return KindList(kinds=[_kind_view(use.registry, kind) for kind in use.registry.values()])
 

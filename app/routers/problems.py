@@ -73,12 +73,12 @@ def install(app: FastAPI) -> None:
 
 
 def _as_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI declares every model as `application/json`; errors go out as what they are."""
+    """Declares every error as what it goes out as; FastAPI would say `application/json`, or what a success is."""
     for path in document["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():
                 if int(status) >= http.HTTPStatus.BAD_REQUEST:
-                    response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+                    response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return document
 
 

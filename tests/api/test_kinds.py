@@ -185,7 +185,7 @@ def test_values_out_of_bounds_are_refused(service: Service, pid: str, change: di
 
 
 @pytest.mark.parametrize(
-    "wrong",  # among them Arabic digits, which `\\d` takes
+    "wrong",
     [
         "",
         "P",
@@ -194,7 +194,7 @@ def test_values_out_of_bounds_are_refused(service: Service, pid: str, change: di
         "P0001 ",
         "P00O1",
         "P" + "1" * 19,
-        "P\u0661\u0662",
+        "P\u0661\u0662",  # Arabic digits, which `\d` would take
         "P0001\n",
         "P-1",
         1,

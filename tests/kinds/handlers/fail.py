@@ -17,4 +17,6 @@ def run(parameters: Fail, context: JobContext) -> Metrics:
         raise JobFailed("TOY_REFUSED", "the toy refuses", expected="another toy", received="this toy", hint="try again")
     if parameters.mode == "disk":
         raise OSError(errno.ENOSPC, "No space left on device")
+    if parameters.mode == "undecodable":
+        raise ValueError("a file name: \udcff")
     raise ZeroDivisionError("nobody foresaw this")

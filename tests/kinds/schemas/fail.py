@@ -11,7 +11,7 @@ class Fail(Parameters):
     """Raise an error."""
 
     kind: Literal["fail"]
-    mode: Literal["typed", "unforeseen", "disk"] = "typed"
+    mode: Literal["typed", "unforeseen", "disk", "undecodable"] = "typed"
     leave_file: bool = False
 
 
