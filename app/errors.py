@@ -6,7 +6,7 @@ ServiceError                        code, HTTP status, and the text that becomes
 │   ├── MalformedRequest     400
 │   ├── Unauthenticated      401
 │   ├── NotFound             404
-│   ├── Conflict             409    (code says which: JOB_FINISHED, IDEMPOTENCY_KEY_BUSY, ...)
+│   ├── Conflict             409    (the code says which: JOB_FINISHED, NO_CALLBACKS, ...)
 │   ├── TooLarge             413
 │   ├── UnsupportedMedia     415
 │   └── RangeNotSatisfiable  416

@@ -14,7 +14,7 @@ fi
 if ! .uv/bin/uv --version >/dev/null 2>&1; then
   echo "uv is not here; putting it into .uv/" >&2
   rm -rf .uv
-  if ! { "$python" -m venv .uv && .uv/bin/python -m pip install --quiet uv; } >&2; then
+  if ! { "$python" -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; } >&2; then
     rm -rf .uv
     exit 69
   fi

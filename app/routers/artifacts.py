@@ -9,7 +9,15 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.errors import InvalidRequest, NotFound, RangeNotSatisfiable, StoreFull, TooLarge
+from app.errors import (
+    InvalidRequest,
+    MalformedRequest,
+    NotFound,
+    RangeNotSatisfiable,
+    StoreFull,
+    TooLarge,
+    UnsupportedMedia,
+)
 from app.jobs.service import Jobs
 from app.routers.deps import JobsDep, RefDep, UidDep
 from app.routers.problems import declared
@@ -26,7 +34,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
     "/uploads",
     status_code=201,
     summary="Store a file; the key that comes back is usable as `input_path`",
-    responses=declared(InvalidRequest, TooLarge, StoreFull),
+    responses=declared(InvalidRequest, MalformedRequest, UnsupportedMedia, TooLarge, StoreFull),
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": _BINARY}}},
 )
 async def upload(
@@ -37,6 +45,13 @@ async def upload(
     name: Annotated[FileName, Query(description="The file's name, e.g. best.pt", examples=["best.pt"])],
     response: Response,
 ) -> UploadView:
+    if request.headers.get("content-type", "").lower().startswith("multipart/"):
+        raise UnsupportedMedia(
+            "an upload is the file itself, not a form that holds it",
+            expected="the raw bytes as the body, `pid` and `name` in the query",
+            received=request.headers["content-type"][:100],
+            hint="curl --data-binary @best.pt '.../optimizing/uploads?pid=P0001&name=best.pt'",
+        )
     announced = request.headers.get("content-length", "")
     limit = use.settings.upload_max_mib * 1024 * 1024
     if announced.isdigit() and int(announced) > limit:
@@ -96,7 +111,8 @@ async def download(
     info = await use.artifacts.stat(key, digest=True)
     etag = f'"{info.sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Content-Disposition": _disposition(name)}
-    if if_none_match is not None and etag in [tag.strip() for tag in if_none_match.split(",")]:
+    known = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    if {"*", etag} & known:
         return Response(status_code=304, headers=headers)
     wanted = _range(range_, info.size_bytes) if range_ and if_range in {None, etag} else None
     return _stream(use, key, info.size_bytes, wanted, headers)
@@ -120,12 +136,12 @@ def _stream(
 def _range(text: str, size: int) -> tuple[int, int] | None:
     """The first and the byte after the last of a single range (RFC 9110, 14.2); None for forms that may be ignored."""
     match = _RANGE.fullmatch(text.strip())
-    if match is None or not any(match.groups()):
+    first, last = match.groups() if match else ("", "")
+    if not (first or last) or (first and last and int(last) < int(first)):
         return None
-    first, last = match.groups()
     start = int(first) if first else max(size - int(last), 0)
     end = min(int(last) + 1, size) if first and last else size
-    if start >= size or (first and last and int(last) < int(first)) or (not first and int(last) == 0):
+    if start >= size or (not first and int(last) == 0):
         raise RangeNotSatisfiable(
             "the file does not have that range",
             expected=f"a range within {size} bytes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import TooLarge
@@ -11,7 +12,10 @@ UPLOADS_PATH = "/optimizing/uploads"
 
 
 class BodyLimit:
-    """Answers 413 as soon as a body is longer than MAX_JSON_BYTES; uploads have a limit of their own."""
+    """Answers 413 as soon as a body is longer than MAX_JSON_BYTES; uploads have a limit of their own.
+
+    FastAPI turns every error of reading a body into a 400, but for HTTPException: the refusal travels as its cause.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -27,7 +31,7 @@ class BodyLimit:
             message = await receive()
             got += len(message.get("body", b""))
             if got > MAX_JSON_BYTES:
-                raise TooLarge(
+                raise HTTPException(TooLarge.status) from TooLarge(
                     "the request's body is too large",
                     expected=f"at most {MAX_JSON_BYTES} bytes of JSON",
                     received="more",

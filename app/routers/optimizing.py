@@ -3,12 +3,13 @@
 # Annotations must be evaluated where they stand: with `from __future__ import annotations` every route made in the
 # loop would silently get the schema of the last kind.
 
+import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Response
-from pydantic import Field, create_model
+from fastapi import APIRouter, Depends, Header, Response
+from pydantic import Field, create_model, model_validator
 
-from app.errors import Conflict, InvalidRequest, MalformedRequest, NotFound, TooLarge
+from app.errors import Conflict, InvalidRequest, MalformedRequest, NotFound, TooLarge, UnsupportedMedia
 from app.jobs.registry import Registry
 from app.jobs.service import Submission
 from app.routers.deps import JobsDep, UidDep
@@ -38,6 +39,16 @@ class Envelope(StrictModel):
     force: bool = Field(False, description="Do the work again although the same was done before.")
     queue: bool = Field(False, description="Accept although this machine cannot do it; another one may take it.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, body: Any) -> Any:
+        """JSON can write half a character, `"\\ud800"`, which no answer could repeat."""
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a string holds half a character (a lone surrogate)") from None
+        return body
+
 
 def request_model(kind: Kind) -> type[Envelope]:
     """The body of one kind's route: the envelope around its parameters."""
@@ -59,6 +70,18 @@ def build_router(registry: Registry) -> APIRouter:
         return KindList(kinds=[_kind_view(use.registry, kind) for kind in use.registry.values()])
 
     return router
+
+
+def json_only(content_type: Annotated[str | None, Header(include_in_schema=False)] = None) -> None:
+    """Says so where a body is not announced as JSON; else it would be refused as if nothing in it were right."""
+    media = (content_type or "").partition(";")[0].strip().lower()
+    if media and media != "application/json" and not media.endswith("+json"):
+        raise UnsupportedMedia(
+            "the body is not announced as JSON",
+            expected="Content-Type: application/json",
+            received=media[:100],
+            hint="curl needs -H 'Content-Type: application/json' (or --json)",
+        )
 
 
 def _add_route(router: APIRouter, kind: Kind) -> None:
@@ -88,7 +111,8 @@ def _add_route(router: APIRouter, kind: Kind) -> None:
         operation_id=f"submit_{kind.action}",
         summary=kind.summary,
         response_model=JobStarted,
-        responses=declared(InvalidRequest, MalformedRequest, NotFound, Conflict, TooLarge),
+        dependencies=[Depends(json_only)],
+        responses=declared(InvalidRequest, MalformedRequest, NotFound, Conflict, TooLarge, UnsupportedMedia),
         openapi_extra={"requestBody": {"content": {"application/json": {"examples": _examples(kind)}}}},
     )
 

@@ -12,8 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from app.errors import InternalError, ServiceError, StoreUnavailable, Unauthenticated
+from app.errors import InternalError, MalformedRequest, ServiceError, StoreUnavailable, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -156,6 +158,10 @@ def _known_names(request: Request, path: list[str]) -> list[str]:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
+    if isinstance(error.__cause__, ServiceError):
+        return await _service_error(request, error.__cause__)
+    if error.status_code == MalformedRequest.status:
+        return render(problem_of(MalformedRequest(str(error.detail)), request.url.path))
     phrase = http.HTTPStatus(error.status_code).phrase
     problem = Problem(
         title=phrase,
@@ -166,6 +172,12 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         instance=request.url.path,
     )
     return render(problem, dict(error.headers or {}))
+
+
+async def _client_gone(request: Request, _: Exception) -> JSONResponse:
+    """Nobody reads this answer; but a connection that broke is no mistake of ours."""
+    logger.info("%s %s: the client went away before its request was whole", request.method, request.url.path)
+    return render(problem_of(MalformedRequest("the request ended before it was whole"), request.url.path))
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:

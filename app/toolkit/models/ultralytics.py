@@ -50,7 +50,7 @@ class UltralyticsModel:
     def __init__(self, network: nn.Module) -> None:
         """Take over a network that `recognises` accepted: float32, evaluation mode, no gradients."""
         network = network.float().eval().requires_grad_(False)
-        # Convolutions run three times as fast on this layout, in the reference and in the exporter's trace alike.
+        # The layout that convolves without reordering, for the reference and the exporter's trace alike.
         self._network = network.to(memory_format=torch.channels_last)
         self._head = _head_of(network)
         self.task = next(task for kind, task in TASK_OF_HEAD if isinstance(self._head, kind))

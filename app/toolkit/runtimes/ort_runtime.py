@@ -66,7 +66,6 @@ def _open_session(model: Path | str | bytes, providers: tuple[str, ...], threads
     options.log_severity_level = _ERRORS_ONLY
     # Its own default is a thread for each core of the machine, whatever this process may use.
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         usable = [name for name in providers if name not in missing]
         source = model if isinstance(model, bytes) else str(model)
