@@ -25,7 +25,7 @@ WARM = "benchmarks.toolkit_preload"
 
 
 def _child(source: str, target: str, results: Connection) -> None:
-    from app.toolkit.pipeline import export_and_prove  # noqa: PLC0415 - in the child alone
+    from app.toolkit.pipeline import export_and_prove
 
     results.send(export_and_prove(source, target).seconds)
 

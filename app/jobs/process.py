@@ -38,11 +38,10 @@ FIXED_VARIABLES = {
     # ONNX Runtime sends telemetry since 1.29, from threads that importing it starts: not with a user's models, and not
     # before a fork.
     "ORT_DISABLE_TELEMETRY": "1",
+    # OpenMP's workers spin while they wait: two jobs at once on two cores took twice as long (decisions/0101).
+    "OMP_WAIT_POLICY": "PASSIVE",
     "PYTHONUNBUFFERED": "1",
 }
-READY_TIMEOUT_SEC = 120.0
-"""A cold fork server imports for seconds; on a Jetson for many."""
-
 DRAIN_SEC = 1.0
 """How long the pipe may stay open after the process has ended, held by something that left the group."""
 

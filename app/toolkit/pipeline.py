@@ -81,7 +81,7 @@ class _Feed:
     tensor: Array
 
 
-def export_and_prove(
+def export_and_prove(  # noqa: PLR0913 - the words of the request, each with its default
     source: Path | str,
     target: Path | str,
     *,

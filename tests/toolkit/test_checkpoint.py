@@ -116,7 +116,7 @@ def _bytes_of_torchscript() -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; such files are not gone
-        torch.jit.save(torch.jit.trace(nn.Linear(1, 1), torch.zeros(1, 1)), buffer)
+        torch.jit.save(torch.jit.trace(nn.Linear(1, 1), torch.zeros(1, 1)), buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import collections
+import contextlib
 import copyreg
 import functools
 import io
@@ -174,10 +175,8 @@ def test_an_attack_is_refused_by_name_and_runs_nothing(kind: str, tmp_path: Path
 @pytest.mark.parametrize("kind", RUNS_WHEN_TRUSTED)
 def test_the_same_attack_succeeds_where_the_file_is_trusted(kind: str, tmp_path: Path, marker: Path) -> None:
     path = write_archive(tmp_path / "evil.pt", ATTACKS[kind][0](f"touch {marker}"))
-    try:
+    with contextlib.suppress(Exception):  # whatever comes of the load, the command has run
         open_checkpoint(path, trusted=True)
-    except Exception as error:  # whatever comes of the load, the command has run
-        print(f"the load ended in {error!r}")
     assert marker.exists()
 
 
@@ -188,9 +187,8 @@ def test_the_first_published_attack_passes_a_plain_allow_list_and_not_this_one(t
         open_checkpoint(path)
     assert not marker.exists()
     allowed = [DetectionModel, *{type(m) for m in DetectionModel("yolov8n.yaml", verbose=False).modules()}, set]
-    with torch.serialization.safe_globals(allowed), pytest.raises(Exception):  # noqa: B017 - it need not end well
+    with torch.serialization.safe_globals(allowed), contextlib.suppress(Exception):  # it need not end well
         torch.load(path, weights_only=True)
-        raise RuntimeError
     assert marker.exists(), "a plain allow-list no longer runs this: the scan may have become needless"
 
 

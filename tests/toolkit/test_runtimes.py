@@ -26,7 +26,7 @@ class _SumAndDouble(nn.Module):
 
 
 def _onnx_bytes() -> bytes:
-    shape = ["batch", 2]
+    shape: list[str | int | None] = ["batch", 2]
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("first", "second")]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("sum", "double")]
     two = helper.make_tensor("two", TensorProto.FLOAT, [], [2.0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -125,7 +126,7 @@ def test_the_text_says_where_a_number_is_unknown(tmp_path: Path) -> None:
 
 
 def test_counting_is_exact_in_every_dtype(tmp_path: Path) -> None:
-    arrays = {
+    arrays: dict[str, np.ndarray[Any, Any]] = {
         "half": np.array([0, 1, 2], np.float16),
         "byte": np.array([0, 0, 3], np.int8),
         "shape": np.array([1, 2], np.int64),

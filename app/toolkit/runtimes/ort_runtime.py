@@ -43,7 +43,7 @@ class OrtRuntime(CheckedRuntime):
             raise RuntimeError("the onnxruntime runtime was closed and cannot be opened again")
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        assert self._session is not None
+        assert self._session is not None  # noqa: S101 - _open() has checked it; this tells the type checker
         names = [spec.name for spec in self.outputs]
         results = self._session.run(names, dict(feeds))
         return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
