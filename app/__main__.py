@@ -19,6 +19,9 @@ from app.main import create_app
 CLOSE_CONNECTIONS_SEC = 3
 """How long open answers (event streams) may go on after SIGTERM; clients take them up again by Last-Event-ID."""
 
+SWITCH_INTERVAL_SEC = 0.0005
+"""The event loop waits at most this long for the interpreter's lock when a worker thread has it; Python's own is 5 ms."""
+
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -38,6 +41,7 @@ def main() -> int:
             access_log=False,
         )
     )
+    sys.setswitchinterval(SWITCH_INTERVAL_SEC)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     server.run()

@@ -67,8 +67,10 @@ class Allowance:
         fault = None
         if parts.scheme not in {"http", "https"} or not host:
             fault = "it is no http or https URL with a host"
+        elif not url.isascii() or not url.isprintable() or " " in url:
+            fault = "it holds a character that must be percent-encoded"
         elif parts.username is not None or parts.password is not None:
-            fault = "it holds credentials"
+            fault, url = "it holds credentials", host
         elif not self.host(host) and (literal := _literal_address(host)) and not self.address(literal):
             fault = "it points at this machine or a private network"
         if fault:

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 OOM_SCORE_ADJ = 500
 """When memory runs out the kernel should take a job, not the service."""
 
-NICENESS = 19
-"""Jobs leave the service's own answers the first turn on the processor."""
-
 
 def main(spec_path: str, pipe: Connection) -> None:
     """The process's whole life under the fork server; `pipe` is the writing end."""
@@ -43,6 +40,7 @@ def main(spec_path: str, pipe: Connection) -> None:
 
 
 def run(spec_path: Path, pipe: int) -> None:
+    _set_limits()
     spec = protocol.JobSpec.load(spec_path)
     _write(pipe, protocol.encode("ready", pid=os.getpid()))
     log = os.open(Path(spec.workdir) / protocol.LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -53,7 +51,6 @@ def run(spec_path: Path, pipe: int) -> None:
     )
     os.chdir(spec.workdir)
     os.environ[protocol.MARK_VARIABLE] = spec.mark
-    _set_limits()
     try:
         _write(pipe, _outcome(spec, pipe))
     finally:
@@ -114,7 +111,9 @@ def _set_limits() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # not every container may
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
-        os.nice(NICENESS)
+        os.setpriority(os.PRIO_PROCESS, 0, protocol.NICENESS)
+        # A session of its own is a scheduling group of its own, within which alone nice(2) counts (sched(7)).
+        Path("/proc/self/autogroup").write_text(str(protocol.NICENESS))
 
 
 def _set_threads(threads: int) -> None:

@@ -13,6 +13,9 @@ import importlib
 import os
 import pkgutil
 
+from app.jobs.protocol import NICENESS
+
+os.setpriority(os.PRIO_PROCESS, 0, NICENESS)  # to fork a process of this size takes milliseconds
 for _package in ("app.schemas.kinds", "app.jobs.handlers"):
     for _module in pkgutil.iter_modules(importlib.import_module(_package).__path__, f"{_package}."):
         with contextlib.suppress(ImportError):

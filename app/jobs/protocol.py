@@ -16,6 +16,9 @@ INPUTS_DIR = ".inputs"
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """A result is one line; more than this is no result but a mistake."""
 
+NICENESS = 19
+"""Jobs, and the server that forks them, leave the service's own answers the first turn on the processor."""
+
 MARK_VARIABLE = "OPTIMIZING_JOB"
 """In the environment of everything a job starts, so that what outlived it can be found and ended."""
 

@@ -64,7 +64,7 @@ def install(app: FastAPI) -> None:
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
-        return app.openapi_schema or _as_problems(made())
+        return app.openapi_schema or _corrected(made())
 
     app.openapi = openapi  # type: ignore[method-assign]
     app.add_exception_handler(ServiceError, _service_error)
@@ -74,13 +74,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unforeseen)
 
 
-def _as_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """Declares every error as what it goes out as; FastAPI would say `application/json`, or what a success is."""
+def _corrected(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document, true to what goes out.
+
+    Every error is a problem document, where FastAPI says `application/json`, or what a success is; and `itemSchema` is
+    a word of OpenAPI 3.2 in a document that calls itself 3.1.
+    """
     for path in document["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():
                 if int(status) >= http.HTTPStatus.BAD_REQUEST:
                     response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+                for media in response.get("content", {}).values():
+                    if "itemSchema" in media:
+                        media["schema"] = media.pop("itemSchema")
     return document
 
 

@@ -101,7 +101,7 @@ class IdempotencyKey:
 
 @dataclass(frozen=True)
 class Outbound:
-    """A callback to be delivered. `state` is pending, delivered or failed."""
+    """A callback to be delivered. `state` is pending, delivered or failed; a replay counts `attempts` anew."""
 
     webhook_id: str
     ref: JobRef

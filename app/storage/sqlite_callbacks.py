@@ -51,8 +51,8 @@ def record(c: sqlite3.Connection, attempt: DeliveryAttempt, state: str, next_att
         (attempt.webhook_id, number, attempt.at, attempt.duration_ms, attempt.http_status, attempt.outcome),
     )
     c.execute(
-        "UPDATE callbacks SET state = ?, next_attempt_at = ?, attempts = ? WHERE webhook_id = ?",
-        (state, next_attempt_at, number, attempt.webhook_id),
+        "UPDATE callbacks SET state = ?, next_attempt_at = ?, attempts = attempts + 1 WHERE webhook_id = ?",
+        (state, next_attempt_at, attempt.webhook_id),
     )
 
 
@@ -67,7 +67,7 @@ def of_job(c: sqlite3.Connection, ref: JobRef) -> list[tuple[Outbound, list[Deli
 
 def replay(c: sqlite3.Connection, ref: JobRef, now: float) -> int:
     return c.execute(
-        "UPDATE callbacks SET state = 'pending', next_attempt_at = ? WHERE pid = ? AND oid = ?",
+        "UPDATE callbacks SET state = 'pending', next_attempt_at = ?, attempts = 0 WHERE pid = ? AND oid = ?",
         (now, ref.pid, ref.oid),
     ).rowcount
 

@@ -93,15 +93,15 @@ async def test_two_deliveries_that_cross_are_both_rows(records: RecordStore) -> 
 
 
 @pytest.mark.parametrize("state", ["delivered", "failed"])
-async def test_a_replay_sends_again_under_the_same_id(records: RecordStore, state: str) -> None:
+async def test_a_replay_begins_anew_under_the_same_id(records: RecordStore, state: str) -> None:
     sent = await _outbound(records)
     await records.record_delivery(_attempt(sent, 1, 410), state, None)
     assert await _due(records, 1e9) == []
     assert await records.replay_callbacks(sent.ref, 500.0) == 1
     assert await records.next_callback_at() == 500.0
     (taken,) = await records.due_callbacks(500.0, HOLD_SEC)
-    assert (taken.webhook_id, taken.body, taken.attempts) == (sent.webhook_id, sent.body, 1)
-    await records.record_delivery(_attempt(sent, 2), "delivered", None)
+    assert (taken.webhook_id, taken.body, taken.attempts) == (sent.webhook_id, sent.body, 0)
+    await records.record_delivery(_attempt(sent, 1), "delivered", None)
     ((_, attempts),) = await records.callbacks(sent.ref)
     assert [attempt.number for attempt in attempts] == [1, 2]
 
