@@ -45,7 +45,10 @@ class ArtifactStore(Protocol):
         """Stores a stream while it is hashed, in constant memory. Raises TooLarge beyond `max_bytes`; nothing stays."""
 
     async def put_file(self, key: str, path: Path) -> ArtifactInfo:
-        """Stores a copy of a local regular file; a link is refused."""
+        """Takes over a local regular file, which must not be written to any more; a link is refused.
+
+        The file itself is left where it is. A local store may keep it without copying it.
+        """
 
     async def fetch(self, key: str, target: Path) -> ArtifactInfo:
         """Copies an artifact to a local path, digest included. Raises NotFound."""

@@ -86,9 +86,14 @@ class LocalArtifacts:
 
     async def put_file(self, key: str, path: Path) -> ArtifactInfo:
         def put() -> ArtifactInfo:
-            with self._beside() as (file, temporary), open(_opened(path), "rb") as source:
-                digest = _copy_hashed(source, file)
-                return self._publish(file, temporary, key, self._path(key), digest)
+            temporary = self._incoming / uuid.uuid4().hex
+            try:
+                with open(_opened(path), "rb") as source:
+                    _adopt(source, path, temporary)
+                with open(_opened(temporary), "rb") as file:
+                    return self._publish(file, temporary, key, self._path(key), _digest(file))
+            finally:
+                temporary.unlink(missing_ok=True)
 
         return await self._run(put)
 
@@ -103,8 +108,10 @@ class LocalArtifacts:
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         file = await self._run(self._open, key)
         try:
-            await self._run(file.seek, start)
-            left = (end if end is not None else os.fstat(file.fileno()).st_size) - start
+            size = os.fstat(file.fileno()).st_size
+            left = min(size if end is None else end, size) - start
+            if left > 0:
+                await self._run(file.seek, start)
             while left > 0:
                 chunk = await self._run(file.read, min(CHUNK_BYTES, left))
                 if not chunk:
@@ -256,12 +263,13 @@ def _digest(file: BinaryIO) -> str:
     return sha.hexdigest()
 
 
-def _copy_hashed(source: BinaryIO, target: BinaryIO) -> str:
-    sha = hashlib.sha256()
-    while chunk := source.read(CHUNK_BYTES):
-        sha.update(chunk)
-        target.write(chunk)
-    return sha.hexdigest()
+def _adopt(source: BinaryIO, path: Path, target: Path) -> None:
+    """Makes `target` a second name of the file; a copy where it lies on another file system."""
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except OSError:
+        with open(target, "xb") as copy:
+            shutil.copyfileobj(source, copy, CHUNK_BYTES)
 
 
 def _sync_folder(folder: Path) -> None:

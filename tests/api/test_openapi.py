@@ -30,7 +30,7 @@ CHECKS = [
     response_headers_conformance,
     unsupported_method,
 ]
-FEW, MANY = 25, 400
+FEW, MANY = 60, 400
 JOB = "/optimizing/jobs/{pid}/{oid}"
 
 

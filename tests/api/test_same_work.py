@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import httpx2
-import pytest
 
 from tests.harness import Service, eventually
 
@@ -24,7 +24,7 @@ async def _post_together(service: Service, body: dict[str, Any]) -> list[dict[st
 
 
 def _ended(service: Service, pid: str) -> list[dict[str, Any]] | None:
-    query = {"pid": pid, "limit": 200, "status": "completed"}
+    query: dict[str, str | int] = {"pid": pid, "limit": 200, "status": "completed"}
     jobs: list[dict[str, Any]] = service.client.get("/optimizing/jobs", params=query).json()["jobs"]
     return jobs if len(jobs) == POSTS else None
 
@@ -34,7 +34,7 @@ def _moment(text: str) -> float:
 
 
 def test_a_hundred_identical_posts_are_one_execution(
-    service: Service, pid: str, record_property: pytest.RecordProperty
+    service: Service, pid: str, record_property: Callable[[str, object], None]
 ) -> None:
     key = service.upload(pid, "model.txt", b"x" * 100_000)
     body = {"pid": pid, "parameters": {"kind": "echo", "input_path": key, "seconds": WORK_SEC}}

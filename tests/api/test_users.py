@@ -173,8 +173,8 @@ def test_another_user_s_work_folder_and_the_service_s_own_files_are_no_input(
         answer = other.post("/optimizing/echo", json={"pid": "P0001", "parameters": parameters})
         assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST"), location
     for folder in (workdir, f"{keyed.workspace}/jobs", f"{keyed.workspace}", f"{keyed.workspace}/jobs/0001", "/"):
-        parameters = {"kind": "echo", "input_path": "models/x.txt", "data": {"images": folder}}
-        answer = other.post("/optimizing/echo", json={"pid": "P0001", "parameters": parameters})
+        images = {"kind": "echo", "input_path": "models/x.txt", "data": {"images": folder}}
+        answer = other.post("/optimizing/echo", json={"pid": "P0001", "parameters": images})
         assert answer.status_code == 422, folder
     keyed.client.post(f"{path}/cancel")
     assert keyed.wait(path)["status"] == "cancelled"
