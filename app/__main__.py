@@ -20,7 +20,7 @@ CLOSE_CONNECTIONS_SEC = 3
 """How long open answers (event streams) may go on after SIGTERM; clients take them up again by Last-Event-ID."""
 
 SWITCH_INTERVAL_SEC = 0.0005
-"""The event loop waits at most this long for the interpreter's lock when a worker thread has it; Python's own is 5 ms."""
+"""How long the event loop waits at most for the lock of the interpreter while a thread has it; else it is 5 ms."""
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ ServiceError                        code, HTTP status, and the text that becomes
 │   ├── InvalidRequest       422
 │   ├── MalformedRequest     400
 │   ├── Unauthenticated      401
+│   ├── ForeignOrigin        403    (only where no API key is set)
 │   ├── NotFound             404
 │   ├── Conflict             409    (the code says which: JOB_FINISHED, NO_CALLBACKS, ...)
 │   ├── TooLarge             413
@@ -69,6 +70,10 @@ class MalformedRequest(RequestError):
 
 class Unauthenticated(RequestError):
     code, status, title = "UNAUTHENTICATED", 401, "No valid API key came with the request"
+
+
+class ForeignOrigin(RequestError):
+    code, status, title = "FOREIGN_ORIGIN", 403, "A page of another site may not drive this service"
 
 
 class NotFound(RequestError):

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import logging
+import os
 import random
 import secrets
 import time
@@ -75,11 +76,14 @@ def load_secret(settings: Settings) -> str:
     if (given := settings.signing_secret()) is not None:
         return given
     kept = settings.state_dir / "callback_secret"
-    with suppress(FileExistsError):
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
-        made = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-        kept.touch(mode=0o600, exist_ok=False)
-        kept.write_text(made)
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    if not kept.exists():
+        made = kept.with_name(f"{kept.name}.{secrets.token_hex(8)}")
+        made.touch(mode=0o600)
+        made.write_text(SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode())
+        with suppress(FileExistsError):  # another service process was first
+            os.link(made, kept)
+        made.unlink()
     return kept.read_text().strip()
 
 

@@ -41,6 +41,7 @@ class Dispatcher:
         self.owner = procfs.owner_name()
         self._active: dict[JobRef, Control] = {}
         self._tasks: dict[JobRef, asyncio.Task[None]] = {}
+        self._settling: dict[JobRef, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._draining = False
         self._loops: list[asyncio.Task[None]] = []
@@ -69,9 +70,10 @@ class Dispatcher:
             control.stop(Stop.DRAIN)
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        left = [*self._loops, *self._settling.values()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def wake(self) -> None:
         self._wake.set()
@@ -144,8 +146,8 @@ class Dispatcher:
             elif job.cancel_requested:
                 control.stop(Stop.CANCEL)
         for ref, job in held.items():
-            if ref not in asked and ref not in self._active:
-                await self._settle(job)
+            if ref not in asked:
+                self._settle_soon(job)
 
     async def _watch_dead(self) -> None:
         """Takes over jobs whose lease has run out; forgets what is old."""
@@ -155,9 +157,19 @@ class Dispatcher:
 
     async def _reap(self, dead: frozenset[str]) -> None:
         for job in await self._records.orphans(time.time(), dead):
-            if job.ref not in self._active:
-                await self._settle(job)
-        self.wake()
+            self._settle_soon(job)
+
+    def _settle_soon(self, job: JobRecord) -> None:
+        """In a task of its own: while a store is away it may take long, and the leases must go on."""
+        if job.ref not in self._active and job.ref not in self._settling:
+            self._settling[job.ref] = asyncio.ensure_future(self._settle(job))
+            self._settling[job.ref].add_done_callback(partial(self._settled, job.ref))
+
+    def _settled(self, ref: JobRef, task: asyncio.Task[None]) -> None:
+        self._settling.pop(ref, None)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("job %s could not be settled; it is tried again when its lease ends", ref, exc_info=error)
 
     async def _settle(self, job: JobRecord) -> None:
         """Ends what is left of an abandoned job's process and decides what becomes of the job."""
@@ -175,6 +187,8 @@ class Dispatcher:
             await self._records.move(job.ref, Move("queued", job.claim, changes, event))
         else:
             await self._records.update(job.ref, job.claim, RELEASED)
+        if job.fingerprint:
+            await self._records.unlead(job.fingerprint, job.ref)
         self._runner.hub.notify(job.ref)
 
     async def _sweep_workspace(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from app.errors import NotFound
 from app.jobs.hub import wait_for_event
 from app.jobs.protocol import LOG_NAME
 from app.jobs.service import Jobs
+from app.jobs.workspace import unless_link
 from app.schemas.common import FINAL_STATUSES
 from app.storage.artifacts import job_prefix
 from app.storage.records import JobRecord
@@ -85,21 +85,22 @@ async def _log_bytes(use: Jobs, job: JobRecord, offset: int) -> bytes:
 
 def _tail(path: Path, offset: int) -> bytes:
     try:
-        with open(path, "rb", opener=_unless_link) as log:
+        with open(path, "rb", opener=unless_link) as log:
             log.seek(offset)
             return log.read(MAX_LOG_BYTES)
     except OSError:
         return b""
 
 
-def _unless_link(path: str, flags: int) -> int:
-    """A job may put what it likes into its folder; a log that is a link or a pipe is not read."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
 async def log_chunks(use: Jobs, job: JobRecord) -> AsyncIterator[bytes]:
-    """A job's log as it is now; empty where nothing was written yet."""
+    """A job's log as it is now, to its end should the job end meanwhile; empty where nothing was written yet."""
     offset = 0
-    while data := await _log_bytes(use, job, offset):
-        offset += len(data)
-        yield data
+    while True:
+        if data := await _log_bytes(use, job, offset):
+            offset += len(data)
+            yield data
+            continue
+        now = await use.records.get(job.ref)
+        if now is None or job.status in FINAL_STATUSES or now.status not in FINAL_STATUSES:
+            return
+        job = now  # its work folder is gone, and the rest of the log is an artifact

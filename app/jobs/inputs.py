@@ -154,7 +154,10 @@ class Inputs:
 
     def _is_private(self, uid: str, path: Path) -> bool:
         """Whether a path is the service's own or another user's; the artifact store is reached by key only."""
-        kept = [self._settings.state_dir, self._settings.store_dir, self._settings.records_file]
+        records = self._settings.records_file
+        kept = [self._settings.state_dir, self._settings.store_dir, records]
+        kept += [records.with_name(records.name + ending) for ending in ("-wal", "-shm")]
+        kept += [file for file in (self._settings.api_keys_file, self._settings.callback_secret_file) if file]
         if any(path.is_relative_to(own.resolve()) or own.resolve().is_relative_to(path) for own in kept):
             return True
         jobs = self._settings.jobs_dir.resolve()

@@ -60,6 +60,14 @@ def decide(exit_: Exit, last: dict[str, Any] | None, stop: Stop | None, limits: 
         return Outcome("failed", error={name: value for name, value in last.items() if name != "type"})
     if exit_.lost:
         return Outcome(None, lost=True)
+    if exit_.garbled:
+        return failed(
+            "JOB_EXITED",
+            "the job's process sent a message that cannot be read, and was ended",
+            expected="lines of JSON, each shorter than 32 MiB",
+            received="something else on its pipe",
+            hint="a result as large as that belongs into a file of the work folder",
+        )
     return _died(exit_.code)
 
 

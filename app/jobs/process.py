@@ -16,11 +16,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import anyio.to_thread
 
 from app.jobs import child, procfs, protocol
 
@@ -66,17 +68,20 @@ class _Process(Protocol):
 
 
 class _Forked:
-    def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
+    def __init__(self, process: multiprocessing.process.BaseProcess, lock: threading.Lock) -> None:
         self._process = process
+        # Starting a process polls all others, and an exit code can be read only once.
+        self._lock = lock
         self.pid: int = process.pid or 0
         self.sentinel: int = process.sentinel
 
     def exit_code(self) -> int | None:
-        self._process.join(timeout=1)
-        return self._process.exitcode
+        with self._lock:
+            self._process.join(timeout=1)
+            return self._process.exitcode
 
     def close(self) -> None:
-        with contextlib.suppress(ValueError):  # still running: its sentinel is closed with the object
+        with self._lock, contextlib.suppress(ValueError):  # still running: its sentinel is closed with the object
             self._process.close()
 
 
@@ -95,10 +100,14 @@ class _Executed:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a process ended. `lost` means that nobody can say: the fork server died under it."""
+    """How a process ended. `lost` means that nobody can say: the fork server died under it.
+
+    `garbled` means that it sent something that is no message, and was ended for it.
+    """
 
     code: int | None
     lost: bool = False
+    garbled: bool = False
 
 
 class Launcher:
@@ -118,7 +127,7 @@ class Launcher:
                 forkserver.ensure_running()
 
     async def start(self, spec: protocol.JobSpec) -> ChildProcess:
-        process, reader = await asyncio.to_thread(lambda: self._start(spec.save()))
+        process, reader = await anyio.to_thread.run_sync(lambda: self._start(spec.save()))
         return await ChildProcess.attached(process, reader, spec.mark)
 
     def _start(self, spec_path: Path) -> tuple[_Process, int]:
@@ -144,7 +153,7 @@ class Launcher:
             process.start()
         finally:
             pipe.close()
-        return _Forked(process)
+        return _Forked(process, self._lock)
 
     @staticmethod
     def _exec(spec_path: Path, writer: int) -> _Process:
@@ -214,12 +223,13 @@ class ChildProcess:
         await asyncio.wait({reading, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not self._ended.is_set():  # the pipe closed first; the process should follow at once
             await asyncio.wait({ended}, timeout=DRAIN_SEC)
-        await asyncio.to_thread(self._end_family)
+        await anyio.to_thread.run_sync(self._end_family)
         await ended
         await asyncio.wait({reading}, timeout=DRAIN_SEC)
+        garbled = reading.done() and reading.exception() is not None
         reading.cancel()
         self._transport.close()
-        return await asyncio.to_thread(self._reap)
+        return replace(await anyio.to_thread.run_sync(self._reap), garbled=garbled)
 
     async def _read(self, on_message: Callable[[dict[str, Any]], None]) -> None:
         while line := await self._stream.readline():
@@ -240,7 +250,7 @@ class ChildProcess:
         ended = asyncio.ensure_future(self._ended.wait())
         await asyncio.wait({ended}, timeout=grace_sec)
         ended.cancel()
-        await asyncio.to_thread(self._end_family)
+        await anyio.to_thread.run_sync(self._end_family)
 
     def _signal_group(self, signal_number: int) -> None:
         procfs.kill_group(self.pid, signal_number)

@@ -22,9 +22,9 @@ def start_ticks(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """/proc/PID/stat from its third field (the state) on; the second may hold blanks and brackets."""
+    """/proc/PID/stat from its third field (the state) on; the second, the name, may hold any bytes."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode("ascii").split()
     except OSError:
         return None
 

@@ -43,6 +43,9 @@ FOLLOW_SEC = 2.0
 
 MAX_BACKOFF_SEC = 15.0
 
+STORE_PAUSE_SEC = 5.0
+"""A job that could not begin because a store was away goes back to the queue after so long."""
+
 
 class Stopped(Exception):
     """The job was to end before its process had started."""
@@ -54,6 +57,8 @@ class Control:
 
     job: JobRecord
     reason: Stop | None = None
+    given_up: bool = False
+    """The service must go, or the job is another's: no store is waited for any more."""
     following: bool = False
     """Waits for another job's result: takes no slot and no place in the claim window."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -61,6 +66,7 @@ class Control:
     """Called when the job makes room for others by following."""
 
     def stop(self, reason: Stop) -> None:
+        self.given_up |= reason in {Stop.DRAIN, Stop.DISOWNED}
         if self.reason is None:
             self.reason = reason
             self.stopping.set()
@@ -115,6 +121,11 @@ class Runner:
                 outcome = await self._execute(control, kind, parameters, found)
                 await self.finish(control, outcome)
         except Stopped:
+            await self.finish(control, decide_stop(control))
+        except StoreUnavailable as error:
+            logger.warning("job %s goes back to the queue: %s", job.ref, error.message)
+            with contextlib.suppress(Stopped):
+                await control.unless_stopped(asyncio.sleep(STORE_PAUSE_SEC))
             await self.finish(control, decide_stop(control))
         except ServiceError as error:
             await self.finish(control, _service_failure(error))
@@ -221,7 +232,8 @@ class Runner:
 
     async def _supervise(self, control: Control, process: ChildProcess, kind: Kind) -> Outcome:
         job, last, limits = control.job, _Last(), self._limits(kind)
-        await self.records.update(job.ref, job.claim, {"child_pid": process.pid, "child_started": process.started})
+        with contextlib.suppress(ServiceError):  # the job's mark and its watch of the parent still find the process
+            await self.records.update(job.ref, job.claim, {"child_pid": process.pid, "child_started": process.started})
         reports: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         def on_message(message: dict[str, Any]) -> None:
@@ -293,14 +305,21 @@ class Runner:
             self.workspace.note(job, f"failed, {outcome.error['code']}: {outcome.error['message']}")
         if self.workspace.folder(job).exists():
             await self._phase_upload(job)
-            collected = await self._patiently(lambda: self.workspace.collect(job), control)
+            collected = await self._patiently(lambda: self._collect(job), control)
             if collected is None:
                 return
-            if isinstance(collected, StoreFull):
-                outcome = _service_failure(collected)
-            else:
+            if not isinstance(collected, StoreFull):
                 names = collected
+            elif outcome.status == "completed":
+                outcome = _service_failure(collected)
         await self._write_end(control, outcome, tuple(sorted({*names, *copied})))
+
+    async def _collect(self, job: JobRecord) -> tuple[str, ...] | StoreFull:
+        """The names of what was stored, or that there is no room for it: this is not waited for."""
+        try:
+            return await self.workspace.collect(job)
+        except StoreFull as error:
+            return error
 
     async def _phase_upload(self, job: JobRecord) -> None:
         if job.status == "running":
@@ -356,19 +375,14 @@ class Runner:
             )
 
     async def _patiently(self, work: Callable[[], Awaitable[T]], control: Control) -> T | Any:
-        """Tries until the store is back; gives up (None) when the job was taken over or the service must go.
-
-        A full store is not waited for: the StoreFull itself is returned.
-        """
+        """Tries until the store is back; gives up (None) when the job was taken over or the service must go."""
         backoff = 0.1
         while True:
             try:
                 return await work()
-            except StoreFull as error:
-                return error
-            except StoreUnavailable as error:
+            except (StoreUnavailable, StoreFull) as error:
                 logger.warning("job %s waits for a store: %s", control.job.ref, error.message)
-                if control.reason in {Stop.DISOWNED, Stop.DRAIN}:
+                if control.given_up:
                     return None
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, MAX_BACKOFF_SEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -49,14 +50,13 @@ class Workspace:
         return folder
 
     def note(self, job: JobRecord, line: str) -> None:
-        """Adds a line of the service's own to the job's log."""
+        """Adds a line of the service's own to the job's log, if that is still a log that can be written."""
         path = self.log(job)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_symlink():  # the job's doing; what it leads to is not ours
-            path.unlink()
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        with open(path, "a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(f"[{moment}] {line}\n")
+        with contextlib.suppress(OSError):  # a line of ours is not worth a job's end
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a", encoding="utf-8", errors="backslashreplace", opener=unless_link) as log:
+                log.write(f"[{moment}] {line}\n")
 
     async def stage(self, job: JobRecord, kind: Kind, parameters: Parameters, found: ResolvedInputs) -> dict[str, Any]:
         """Copies every input into the work folder; parameter name -> staged path, as `JobSpec.inputs` has it."""
@@ -123,3 +123,8 @@ class Workspace:
 def _common(paths: list[Path], below: Path) -> Path:
     """One archive is a file; several images are the folder that holds them."""
     return paths[0] if len(paths) == 1 and paths[0].name.lower().endswith((".zip", ".tar", ".gz", ".tgz")) else below
+
+
+def unless_link(path: str, flags: int) -> int:
+    """A job may put what it likes into its folder; a log that is a link or a pipe is not ours to open."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)

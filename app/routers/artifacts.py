@@ -99,9 +99,9 @@ async def download(
     use: JobsDep,
     ref: RefDep,
     name: Annotated[str, Path(min_length=1, max_length=1024)],
-    range_: Annotated[str | None, Header(alias="Range", max_length=200)] = None,
-    if_range: Annotated[str | None, Header(max_length=200)] = None,
-    if_none_match: Annotated[str | None, Header(max_length=1000)] = None,
+    range_: Annotated[str | None, Header(alias="Range")] = None,
+    if_range: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     try:
         check_key(name)

@@ -11,18 +11,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 
 from app.config import Settings
-from app.errors import Unauthenticated
+from app.errors import ForeignOrigin, Unauthenticated
 from app.jobs.service import Jobs
 from app.schemas.common import Oid, Pid
 from app.storage.records import JobRecord, JobRef
 
 logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _bearer = HTTPBearer(auto_error=False, description="An API key of the setting API_KEYS.")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, for tools that cannot do Bearer.")
@@ -75,11 +78,34 @@ ServicesDep = Annotated[Services, Depends(services)]
 
 
 async def current_uid(
+    request: Request,
     wired: ServicesDep,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
     header: Annotated[str | None, Security(_header)],
 ) -> str:
+    if wired.keys.is_open:
+        _refuse_foreign_pages(request, wired.settings)
     return wired.keys.uid(bearer.credentials if bearer else header)
+
+
+def _refuse_foreign_pages(request: Request, settings: Settings) -> None:
+    """Without keys a browser is the way in: a page of any site can post to the loopback, or give it a name of its own.
+
+    Raises ForeignOrigin for a page of another site, and on the loopback for a Host that is not the loopback's.
+    """
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    try:
+        name = urlsplit(f"//{host}").hostname
+        foreign = origin is not None and urlsplit(origin).netloc != host
+    except ValueError:
+        name, foreign = None, True
+    if foreign or (settings.bind_host in LOOPBACK and name not in LOOPBACK):
+        raise ForeignOrigin(
+            "without API keys this service answers local programs, not pages of other sites",
+            expected=f"Host {' or '.join(LOOPBACK)}, and no Origin of another site",
+            received=f"Host {host[:100]}, Origin {str(origin)[:100]}",
+            hint="set API_KEYS, and a page may ask with a key",
+        )
 
 
 UidDep = Annotated[str, Depends(current_uid)]

@@ -72,7 +72,7 @@ def build_router(registry: Registry) -> APIRouter:
     return router
 
 
-def json_only(content_type: Annotated[str | None, Header(include_in_schema=False)] = None) -> None:
+async def json_only(content_type: Annotated[str | None, Header(include_in_schema=False)] = None) -> None:
     """Says so where a body is not announced as JSON; else it would be refused as if nothing in it were right."""
     media = (content_type or "").partition(";")[0].strip().lower()
     if media and media != "application/json" and not media.endswith("+json"):

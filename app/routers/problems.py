@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.errors import InternalError, MalformedRequest, ServiceError, StoreUnavailable, Unauthenticated
+from app.errors import ForeignOrigin, InternalError, MalformedRequest, ServiceError, StoreUnavailable, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Problem(BaseModel):
 
 def declared(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may refuse in these ways, besides those that every route has."""
-    every: tuple[type[ServiceError], ...] = (*errors, Unauthenticated, StoreUnavailable, InternalError)
+    every: tuple[type[ServiceError], ...] = (*errors, Unauthenticated, ForeignOrigin, StoreUnavailable, InternalError)
     return described(*every)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
@@ -39,9 +38,8 @@ def started_view(job: JobRecord, use: Jobs) -> JobStarted:
 
 
 def _summary_fields(job: JobRecord) -> dict[str, Any]:
-    fields = asdict(job)
     return {
-        **{name: fields[name] for name in JobSummary.model_fields if name in fields},
+        **{name: getattr(job, name) for name in JobSummary.model_fields if hasattr(job, name)},
         "created_at": moment(job.created_at),
         "started_at": moment(job.started_at),
         "finished_at": moment(job.finished_at),

@@ -43,8 +43,9 @@ class LocalArtifacts:
             self._digests.mkdir(exist_ok=True)
             self._incoming.mkdir(exist_ok=True)
             for left in self._incoming.iterdir():  # what a killed service was writing; younger ones may be another's
-                if left.stat().st_mtime < time.time() - STALE_SEC:
-                    left.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # just put into its place
+                    if left.stat().st_mtime < time.time() - STALE_SEC:
+                        left.unlink()
 
         await self._run(make)
         await self.check()

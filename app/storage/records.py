@@ -50,7 +50,7 @@ class JobRecord:
     """How many times the job's process was started."""
     owner: str | None = None
     claim: int = 0
-    """Counts the claims; a write that bears an older number is refused (a fencing token)."""
+    """Counts claims and releases; a write that bears an older number is refused (a fencing token)."""
     lease_until: float | None = None
     child_pid: int | None = None
     child_started: int | None = None

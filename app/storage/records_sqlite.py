@@ -177,7 +177,7 @@ class SqliteRecords:
                 return None
             changes = {**move.changes, "status": move.to}
             if move.to != "running":
-                changes = {**changes, **RELEASED}
+                changes = {**changes, **RELEASED, "claim": job.claim + 1}
             _set(c, ref, changes)
             if move.event:
                 _append(c, ref, move.event)
@@ -193,7 +193,8 @@ class SqliteRecords:
             if job is None or job.owner is None or job.claim != claim:
                 return False
             if changes:
-                _set(c, ref, changes)
+                released = changes.get("owner", job.owner) is None
+                _set(c, ref, {**changes, "claim": job.claim + 1} if released else changes)
             if event:
                 _append(c, ref, event)
             return True

@@ -86,7 +86,9 @@ def test_an_upload_beyond_the_limit_is_refused_and_leaves_nothing(
 def test_a_cut_connection_leaves_nothing(service: Service, pid: str) -> None:
     store = service.workspace / "store"
     before = tree(store)
-    head = f"POST /optimizing/uploads?pid={pid}&name=a.bin HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
+    head = (
+        f"POST /optimizing/uploads?pid={pid}&name=a.bin HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(head.encode() + b"z" * 4_000_000)
         eventually(lambda: len(tree(store)) > len(before), what="the upload has begun")

@@ -62,7 +62,9 @@ async def test_names_of_every_script_and_length(artifacts: ArtifactStore) -> Non
         assert (await artifacts.stat(key)).key == key
 
 
-async def test_a_local_file_is_taken_over_and_outlives_its_first_place(artifacts: ArtifactStore, tmp_path: Path) -> None:
+async def test_a_local_file_is_taken_over_and_outlives_its_first_place(
+    artifacts: ArtifactStore, tmp_path: Path
+) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(os.urandom(3 * CHUNK_BYTES + 17))
     info = await artifacts.put_file(KEY, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -82,3 +82,11 @@ async def test_two_processes_share_one_store(record_environment: dict[str, str],
     records = await open_records()
     held = {name: len(await records.renew(name, 0.0)) for name in ("one", "two")}
     assert sum(held.values()) == len(taken)
+
+
+async def test_several_processes_may_start_on_an_empty_store_at_once(record_environment: dict[str, str]) -> None:
+    with ExitStack() as stack:
+        started = [stack.enter_context(_process(record_environment, count=1)) for _ in range(6)]
+        drawn = [process.communicate()[0].strip() for process in started]
+        assert [process.returncode for process in started] == [0] * 6
+    assert sorted(drawn) == [f"O{n:04d}" for n in range(1, 7)]

@@ -43,3 +43,10 @@ def test_the_end_follows_from_exit_last_message_and_stop(
 def test_a_lost_process_goes_back_to_the_queue() -> None:
     outcome = decide(Exit(255, lost=True), None, None, LIMITS)
     assert (outcome.status, outcome.lost) == (None, True)
+
+
+def test_a_process_that_was_ended_for_garbage_is_not_said_to_have_run_out_of_memory() -> None:
+    outcome = decide(Exit(-9, garbled=True), None, None, LIMITS)
+    assert outcome.error is not None
+    assert outcome.error["code"] == "JOB_EXITED"
+    assert "cannot be read" in outcome.error["message"]
