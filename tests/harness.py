@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -298,8 +298,9 @@ def tree(folder: Path) -> dict[str, str]:
     """Every entry below a folder with what it is: to see whether something was written."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        found[str(path.relative_to(folder))] = f"{status.st_mode:o} {status.st_size if path.is_file() else ''}"
+        with suppress(FileNotFoundError):  # gone since
+            status = path.lstat()
+            found[str(path.relative_to(folder))] = f"{status.st_mode:o} {status.st_size if path.is_file() else ''}"
     return found
 
 

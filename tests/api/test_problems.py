@@ -73,6 +73,11 @@ def test_a_body_of_many_brackets_is_refused(service: Service) -> None:
     assert answer.json()["code"] in {"MALFORMED_REQUEST", "INVALID_REQUEST"}
 
 
+@pytest.mark.parametrize("headers", [{"origin": "https://127.0.0.1"}, {"host": "[::1"}, {"host": ""}])
+def test_403_for_a_page_of_another_site(service: Service, headers: dict[str, str]) -> None:
+    check(service.client.get("/optimizing/jobs", headers=headers), 403, "FOREIGN_ORIGIN")
+
+
 @pytest.mark.parametrize("path", ["/", "/optimizing", "/optimizing/", "/optimizing/onnx_to_trtx", "/nothing/here"])
 def test_404_for_what_is_not_there(service: Service, path: str) -> None:
     check(service.client.get(path), 404, "NOT_FOUND")
