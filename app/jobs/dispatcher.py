@@ -13,9 +13,10 @@ import anyio.to_thread
 
 from app.errors import ServiceError
 from app.jobs import procfs
+from app.jobs.control import Control
 from app.jobs.hub import wait_for_event
 from app.jobs.outcome import Outcome, Stop
-from app.jobs.runner import Control, Runner, lost_outcome
+from app.jobs.runner import Runner, lost_outcome
 from app.schemas.kind import Slot
 from app.storage.records import RELEASED, Event, JobRecord, JobRef, Move
 

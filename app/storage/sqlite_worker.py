@@ -121,9 +121,9 @@ def _settle(future: asyncio.Future[Any], succeeded: bool, value: Any) -> None:
         future.set_exception(value)
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, *, busy_timeout_sec: float = BUSY_TIMEOUT_SEC) -> sqlite3.Connection:
     """A connection in WAL mode whose commits are on the disk when they return."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SEC, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=busy_timeout_sec, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:
         _use_wal(connection)
