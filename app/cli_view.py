@@ -167,13 +167,6 @@ def kind_parameters_table(kind: dict[str, Any]) -> Table:
     return table
 
 
-def files_table(artifacts: list[dict[str, Any]]) -> Table:
-    table = plain_table("", "file", "bytes", "sha256", right=("bytes",))
-    for artifact in artifacts:
-        table.add_row(escape(artifact["name"]), f"{artifact['size_bytes']:,}", artifact["sha256"] or "")
-    return table
-
-
 def job_lines(view: View, job: dict[str, Any]) -> None:
     """How a job ended, for a person."""
     name = f"{job['pid']}/{job['oid']}"

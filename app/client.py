@@ -171,9 +171,6 @@ class Client:
     def artifacts(self, name: JobName) -> dict[str, Any]:
         return self._json("GET", f"{name.path}/artifacts")
 
-    def artifact_url(self, name: JobName, artifact: str) -> str:
-        return f"{self.url}{name.path}/artifacts/{quote(artifact)}"
-
     def read_artifact(self, name: JobName, artifact: str, start: int, etag: str | None) -> Iterator[tuple[int, bytes]]:
         """(offset, bytes) of an artifact from `start` on; from 0 where the service holds another file by now."""
         headers = {"accept": "*/*"}

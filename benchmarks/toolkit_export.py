@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-PILLS = Path(__file__).resolve().parents[1] / "tests" / "assets" / "pills" / "pills_yolov8n.pt"
+from benchmarks._service import PILLS
+from benchmarks.export_vs_yolo import yolo_seconds
+
 WARM = "benchmarks.toolkit_preload"
 
 
@@ -42,17 +41,6 @@ def ours(context: multiprocessing.context.BaseContext, folder: Path) -> tuple[fl
     return time.perf_counter() - begun, seconds
 
 
-def theirs(folder: Path) -> float:
-    """Seconds of `yolo export` as a user would run it."""
-    shutil.copy(PILLS, folder / "best.pt")
-    yolo = Path(sys.executable).with_name("yolo")
-    command = [str(yolo), "export", "model=best.pt", "format=onnx", "imgsz=640", "opset=17"]
-    environment = {**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
-    begun = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
-    return time.perf_counter() - begun
-
-
 def main() -> None:
     """Alternate the two and print medians and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -65,9 +53,9 @@ def main() -> None:
     phases: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         ours(context, Path(name))  # starts the fork server
-        theirs(Path(name))
+        yolo_seconds(Path(name))
         for _ in range(runs):
-            shell.append(theirs(Path(name)))
+            shell.append(yolo_seconds(Path(name)))
             seconds, by_phase = ours(context, Path(name))
             own.append(seconds)
             for phase, value in by_phase.items():

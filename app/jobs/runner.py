@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from app.config import Settings
-from app.errors import MachineError, ServiceError, StoreFull, StoreUnavailable
+from app.errors import ServiceError, StoreFull, StoreUnavailable
 from app.jobs import callbacks
 from app.jobs.control import Control, Stopped
 from app.jobs.fingerprint import fingerprint
@@ -377,5 +377,4 @@ def lost_outcome(attempts: int) -> Outcome:
 
 
 def _service_failure(error: ServiceError) -> Outcome:
-    message = error.message if not isinstance(error, MachineError) else f"{error.message} (while the job was prepared)"
-    return failed(error.problem_code, message, expected=error.expected, received=error.received, hint=error.hint)
+    return failed(error.problem_code, error.message, expected=error.expected, received=error.received, hint=error.hint)
