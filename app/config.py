@@ -6,6 +6,7 @@ import base64
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -22,6 +23,9 @@ JOB_OPTIONS = {
     "parity_fp16_box_px",
     "parity_fp16_score",
 }
+
+SECRETS = ("api_keys", "callback_secret", "s3_secret_key", "mongo_url")
+"""Each of these may come from a file instead, named by the setting with `_FILE` at its end."""
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 """A tuple that is written `a,b,c` in the environment."""
@@ -58,8 +62,27 @@ class Settings(BaseSettings):
     )
     absolute_input_paths: bool = Field(True, description="Whether requests may name files by absolute path at all.")
     upload_max_mib: int = Field(8192, ge=1, description="Largest upload, in MiB.")
-    artifact_store: Literal["local"] = Field("local", description="Where artifacts go.")
-    record_store: Literal["sqlite"] = Field("sqlite", description="Where records go.")
+    artifact_store: Literal["local", "minio"] = Field("local", description="Where artifacts go: a folder, or S3.")
+    record_store: Literal["sqlite", "mongo"] = Field("sqlite", description="Where records go: a file, or MongoDB.")
+
+    # An S3 bucket for artifacts, with ARTIFACT_STORE=minio
+    s3_endpoint: str | None = Field(None, description="MinIO or any S3 service: `http://minio:9000`.")
+    s3_access_key: str | None = Field(None, description="Who asks there.")
+    s3_secret_key: SecretStr | None = Field(None, description="The secret that belongs to S3_ACCESS_KEY.")
+    s3_secret_key_file: Path | None = Field(None, description="A file that holds S3_SECRET_KEY instead.")
+    s3_bucket: str = Field("optimizing", description="The bucket; made at start where that is allowed.")
+    s3_region: str = Field("us-east-1", description="The bucket's region. MinIO takes any.")
+    s3_public_endpoint: str | None = Field(
+        None, description="S3_ENDPOINT as clients reach it. Set: downloads are redirected there. Unset: they pass here."
+    )
+
+    # MongoDB for records, with RECORD_STORE=mongo
+    mongo_url: SecretStr | None = Field(None, description="`mongodb://user:password@host:27017/`.")
+    mongo_url_file: Path | None = Field(None, description="A file that holds MONGO_URL instead.")
+    mongo_database: str = Field("optimizing", pattern=r"^[A-Za-z0-9_-]{1,63}$", description="The database there.")
+    mongo_driver: Literal["pymongo", "motor"] = Field(
+        "pymongo", description="PyMongo's own asynchronous client, or Motor, which is past its end of life."
+    )
 
     # How jobs run
     engine_build_concurrency: int = Field(3, ge=1, description="Engine builds at once, on all devices together.")
@@ -106,14 +129,44 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        for secret, file in (("api_keys", self.api_keys_file), ("callback_secret", self.callback_secret_file)):
+        for secret in SECRETS:
+            name, file = secret.upper(), getattr(self, f"{secret}_file")
             if file is not None and secret in self.model_fields_set:
-                raise ValueError(f"{secret.upper()} and {secret.upper()}_FILE are both set; keep one of them")
+                raise ValueError(f"{name} and {name}_FILE are both set; keep one of them")
             if file is not None and not file.is_file():
-                raise ValueError(f"{secret.upper()}_FILE names {file}, which is not a file; create it or unset it")
+                raise ValueError(f"{name}_FILE names {file}, which is not a file; create it or unset it")
+        self._check_stores()
         self.key_pairs()
         self.signing_secret()
         return self
+
+    def _check_stores(self) -> None:
+        """Raises ValueError where a store was chosen without what it needs."""
+        given = {
+            "S3_ENDPOINT": self.s3_endpoint,
+            "S3_ACCESS_KEY": self.s3_access_key,
+            "S3_SECRET_KEY": self.secret("s3_secret_key"),
+        }
+        missing = [name for name, value in given.items() if not value]
+        if self.artifact_store == "minio" and missing:
+            raise ValueError(f"ARTIFACT_STORE=minio needs {' and '.join(missing)}; set it, or ARTIFACT_STORE=local")
+        if self.record_store == "mongo" and not self.secret("mongo_url"):
+            raise ValueError(
+                "RECORD_STORE=mongo needs MONGO_URL (mongodb://host:27017/); set it, or RECORD_STORE=sqlite"
+            )
+        for name, endpoint in (("S3_ENDPOINT", self.s3_endpoint), ("S3_PUBLIC_ENDPOINT", self.s3_public_endpoint)):
+            parts = urlsplit(endpoint or "http://unset")
+            is_plain = not parts.path.strip("/") and "@" not in parts.netloc
+            if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
+                raise ValueError(f"{name}: expected http://host:port or https://host, without a path or credentials")
+
+    def secret(self, name: str) -> str | None:
+        """A secret's text, from its setting or its file."""
+        file: Path | None = getattr(self, f"{name}_file")
+        value: SecretStr | None = getattr(self, name)
+        if file is not None:
+            return file.read_text().strip()
+        return value.get_secret_value() if value is not None else None
 
     @property
     def store_dir(self) -> Path:
@@ -143,11 +196,8 @@ class Settings(BaseSettings):
 
     def signing_secret(self) -> str | None:
         """The secret that signs callbacks, if the settings name one. Raises ValueError that never shows it."""
-        if self.callback_secret_file is not None:
-            text = self.callback_secret_file.read_text().strip()
-        elif self.callback_secret is not None:
-            text = self.callback_secret.get_secret_value()
-        else:
+        text = self.secret("callback_secret")
+        if text is None:
             return None
         try:
             size = len(base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True))
@@ -159,7 +209,7 @@ class Settings(BaseSettings):
 
     def key_pairs(self) -> list[tuple[str, str]]:
         """(key, uid) pairs of API_KEYS or its file. Raises ValueError that never shows a key."""
-        text = self.api_keys_file.read_text() if self.api_keys_file else self.api_keys.get_secret_value()
+        text = self.secret("api_keys") or ""
         pairs = []
         for number, entry in enumerate((part.strip() for part in text.replace("\n", ",").split(",")), 1):
             if not entry:

@@ -64,3 +64,9 @@ class ArtifactStore(Protocol):
 
     async def copy(self, source: str, target: str) -> ArtifactInfo:
         """Makes `target` the same file as `source`, without passing it through here. Raises NotFound."""
+
+    def link(self, key: str, name: str) -> str | None:
+        """A URL by which a client can fetch the file itself for a while, to be saved as `name`.
+
+        None where the store cannot be reached by clients: the file then passes through this service.
+        """

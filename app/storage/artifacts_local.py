@@ -143,6 +143,9 @@ class LocalArtifacts:
 
         return await self._run(link)
 
+    def link(self, key: str, name: str) -> str | None:  # noqa: ARG002 - a folder has no address
+        return None
+
     def _path(self, key: str) -> Path:
         """Where a key's file lies. Raises NotFound for a key that climbs, and below a link: links lead nowhere."""
         *folders, _ = parts = key.split("/")
