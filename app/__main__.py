@@ -23,8 +23,20 @@ SWITCH_INTERVAL_SEC = 0.0005
 """How long the event loop waits at most for the lock of the interpreter while a thread has it; else it is 5 ms."""
 
 
+class StartErrors(logging.Filter):
+    """A store that keeps the service from starting is told in a line; what we did not foresee keeps its traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage().rstrip()
+        last = text.rpartition("\n")[2]
+        if text.startswith("Traceback") and last.startswith("app.errors."):
+            record.msg, record.args = f"optimizing-api cannot start: {last.partition(': ')[2]}", ()
+        return True
+
+
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("uvicorn.error").addFilter(StartErrors())
     try:
         settings = Settings()
         app = create_app(settings)

@@ -45,6 +45,7 @@ class Dispatcher:
         self._settling: dict[JobRef, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._draining = False
+        self._store_away = False
         self._loops: list[asyncio.Task[None]] = []
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -52,7 +53,7 @@ class Dispatcher:
         """Settles what a former self left, then begins to take jobs."""
         owners = await self._records.owners()
         dead = frozenset(owner for owner in owners if procfs.is_dead_owner(owner))
-        await self._reap(dead)
+        await self._reap(0.0, dead)  # leases that ran out are `_watch_dead`'s: their owners may just have been cut off
         await self._sweep_workspace()
         self._loops = [
             asyncio.ensure_future(self._forever(step)) for step in (self._take, self._tend, self._watch_dead)
@@ -151,13 +152,20 @@ class Dispatcher:
                 self._settle_soon(job)
 
     async def _watch_dead(self) -> None:
-        """Takes over jobs whose lease has run out; forgets what is old."""
-        await asyncio.sleep(self._settings.job_lease_sec / 2)
-        await self._reap(frozenset())
-        await self._records.expire(time.time() - IDEMPOTENCY_SEC)
+        """Takes over jobs whose lease has run out; forgets what is old.
 
-    async def _reap(self, dead: frozenset[str]) -> None:
-        for job in await self._records.orphans(time.time(), dead):
+        Not in the first round after the record store was away: nobody could renew a lease then.
+        """
+        await asyncio.sleep(self._settings.job_lease_sec / 2)
+        was_away, self._store_away = self._store_away, True
+        await self._records.check()
+        if not was_away:
+            await self._reap(time.time(), frozenset())
+            await self._records.expire(time.time() - IDEMPOTENCY_SEC)
+        self._store_away = False
+
+    async def _reap(self, now: float, dead: frozenset[str]) -> None:
+        for job in await self._records.orphans(now, dead):
             self._settle_soon(job)
 
     def _settle_soon(self, job: JobRecord) -> None:

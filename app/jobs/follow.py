@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,12 @@ async def _log_lines(use: Jobs, job: JobRecord, offset: int) -> AsyncIterator[tu
 async def _log_bytes(use: Jobs, job: JobRecord, offset: int) -> bytes:
     if job.status in FINAL_STATUSES:
         data = bytearray()
-        with contextlib.suppress(NotFound):  # a job that never started has none
-            async for chunk in use.artifacts.read(job_prefix(job.pid, job.oid) + LOG_NAME, offset):
-                data += chunk
-                if len(data) >= MAX_LOG_BYTES:
-                    break
+        with suppress(NotFound):  # a job that never started has none
+            async with aclosing(use.artifacts.read(job_prefix(job.pid, job.oid) + LOG_NAME, offset)) as chunks:
+                async for chunk in chunks:
+                    data += chunk
+                    if len(data) >= MAX_LOG_BYTES:
+                        break
         return bytes(data[:MAX_LOG_BYTES])
     return await anyio.to_thread.run_sync(_tail, use.workspace.log(job), offset)
 

@@ -329,12 +329,12 @@ class Runner:
         attempt = job.attempt if outcome.lost or job.status == "queued" else job.attempt - 1
         event = Event("state", {"status": "queued", "reason": "lost" if outcome.lost else "drained"}, time.time())
         changes = {"phase": None, "progress": 0.0, "attempt": attempt, "started_at": None}
-        if job.status == "queued":
+        # A job that we think queued may be running in the record: the answer to that move may have been lost.
+        back = await self._patiently(
+            lambda: self.records.move(job.ref, Move("queued", job.claim, changes, event)), control
+        )
+        if back is None:
             await self._patiently(lambda: self.records.update(job.ref, job.claim, RELEASED), control)
-        else:
-            await self._patiently(
-                lambda: self.records.move(job.ref, Move("queued", job.claim, changes, event)), control
-            )
 
     async def _patiently(self, work: Callable[[], Awaitable[T]], control: Control) -> T | Any:
         """Tries until the store is back; gives up (None) when the job was taken over or the service must go."""

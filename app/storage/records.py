@@ -80,6 +80,11 @@ class JobRef:
         return f"{self.pid}/{self.oid}"
 
 
+def oid_of(number: int) -> str:
+    """The one spelling of a project's n-th `oid`: O1 and O00001 are not O0001, their artifacts would lie elsewhere."""
+    return f"O{number:04d}"
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened to a job. `number` counts from 1 within the job; set by the store."""
@@ -139,6 +144,14 @@ class IdempotencyMismatch(Conflict):
     """The same key came before with another body."""
 
     code, status = "IDEMPOTENCY_KEY_REUSED", 422
+
+    def __init__(self, first: JobRef) -> None:
+        super().__init__(
+            "this Idempotency-Key came before with another request",
+            expected="the same route and body as the first time",
+            received=f"a different one; the key belongs to {first}",
+            hint="draw a new key for a new request",
+        )
 
 
 class RecordStore(Protocol):
@@ -202,7 +215,10 @@ class RecordStore(Protocol):
         """Extends the leases of all that `owner` holds, and returns those jobs as they are now."""
 
     async def orphans(self, now: float, dead_owners: frozenset[str] = frozenset()) -> list[JobRecord]:
-        """Unfinished jobs whose lease ended before `now`, or whose owner is one of `dead_owners`."""
+        """Unfinished jobs whose lease ended before `now`, or whose owner is one of `dead_owners`.
+
+        So are running jobs that nobody owns: a release was written whose job was thought to be queued still.
+        """
 
     async def owners(self) -> set[str]:
         """Everybody who owns an unfinished job."""

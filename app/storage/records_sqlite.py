@@ -23,6 +23,7 @@ from app.storage.records import (
     JobRef,
     Move,
     Outbound,
+    oid_of,
 )
 from app.storage.sqlite_schema import SCHEMA, SCHEMA_VERSION
 from app.storage.sqlite_worker import SqliteWorker, connect
@@ -102,7 +103,7 @@ class SqliteRecords:
 
     async def owner_of(self, ref: JobRef) -> str | None:
         number = int(ref.oid[1:])
-        if _oid(number) != ref.oid:  # O1 and O00001 are not O0001: their artifacts would lie elsewhere
+        if oid_of(number) != ref.oid:
             return None
 
         def work(c: sqlite3.Connection) -> str | None:
@@ -176,7 +177,8 @@ class SqliteRecords:
 
     async def orphans(self, now: float, dead_owners: frozenset[str] = frozenset()) -> list[JobRecord]:
         def work(c: sqlite3.Connection) -> list[JobRecord]:
-            jobs = [_from_row(row) for row in c.execute("SELECT * FROM jobs WHERE owner IS NOT NULL ORDER BY seq")]
+            query = "SELECT * FROM jobs WHERE owner IS NOT NULL OR status = 'running' ORDER BY seq"
+            jobs = [_from_row(row) for row in c.execute(query)]
             return [job for job in jobs if job.owner in dead_owners or (job.lease_until or 0) < now]
 
         return await self._reader.run(work)
@@ -286,23 +288,14 @@ def _idempotent_twin(c: sqlite3.Connection, key: IdempotencyKey) -> JobRecord | 
     if row is None:
         return None
     if row["body_sha256"] != key.body_sha256:
-        raise IdempotencyMismatch(
-            "this Idempotency-Key came before with another request",
-            expected="the same route and body as the first time",
-            received=f"a different one; the key belongs to {row['pid']}/{row['oid']}",
-            hint="draw a new key for a new request",
-        )
+        raise IdempotencyMismatch(JobRef(row["pid"], row["oid"]))
     return _must_get(c, JobRef(row["pid"], row["oid"]))
 
 
 def _draw_oid(c: sqlite3.Connection, uid: str, pid: str) -> JobRef:
     last = c.execute("SELECT max(number) FROM oids WHERE pid = ?", (pid,)).fetchone()[0] or 0
     c.execute("INSERT INTO oids VALUES (?, ?, ?)", (pid, last + 1, uid))
-    return JobRef(pid, _oid(last + 1))
-
-
-def _oid(number: int) -> str:
-    return f"O{number:04d}"
+    return JobRef(pid, oid_of(last + 1))
 
 
 def _get(c: sqlite3.Connection, ref: JobRef) -> JobRecord | None:

@@ -96,6 +96,16 @@ async def test_orphans_are_jobs_without_a_living_owner(records: RecordStore) -> 
     assert [job.ref for job in everything] == [dead.ref, late.ref, living.ref]
 
 
+async def test_a_running_job_that_nobody_owns_is_an_orphan(records: RecordStore) -> None:
+    """Its release was written while who wrote it took it for queued: the answer to its start had been lost."""
+    job = await running(records)
+    assert await records.update(job.ref, job.claim, RELEASED)
+    (orphan,) = await records.orphans(time.time())
+    assert (orphan.ref, orphan.status, orphan.owner) == (job.ref, "running", None)
+    assert await records.move(job.ref, Move("queued", orphan.claim)) is not None
+    assert [taken.ref for taken in await _claim(records)] == [job.ref]
+
+
 # -- moves --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("origin", "to"), list(itertools.product(STATUSES, STATUSES)))
 async def test_a_status_moves_along_the_legal_moves_only(records: RecordStore, origin: str, to: str) -> None:
