@@ -71,6 +71,8 @@ async def _lifespan(settings: Settings, registry: Registry) -> AsyncIterator[dic
         keys = KeyRing(settings.key_pairs(), settings.local_uid)
         if keys.is_open:
             logger.warning("NO API KEY IS SET: everybody who can reach this service is user %s", settings.local_uid)
+        if settings.record_store == "mongo" and settings.signing_secret() is None:
+            logger.warning("CALLBACK_SECRET is not set: each machine signs callbacks with a secret of its own")
         launcher = Launcher(settings.job_start_method)
         launcher.warm()
 

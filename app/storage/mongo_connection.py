@@ -20,7 +20,7 @@ T = TypeVar("T")
 Document = dict[str, Any]
 Collection = AsyncCollection[Document]
 
-UNANSWERED_MS = 5_000
+UNANSWERED_MS = 3_000
 """How long an operation looks for a server before it gives up; a POST is then answered with 503."""
 
 SILENT_MS = 20_000
@@ -116,7 +116,7 @@ def _meaning(error: PyMongoError) -> StoreUnavailable | StoreFull:
         )
     if code == UNAUTHORIZED:
         return StoreUnavailable(
-            "the user of MONGO_URL may not do this", received=text, hint="grant it readWrite on MONGO_DATABASE"
+            "the user of MONGO_URL may not do this", received=text, hint="name one that has readWrite on MONGO_DATABASE"
         )
     return StoreUnavailable(
         "the record store does not answer", received=text, hint="check that MongoDB runs where MONGO_URL says"

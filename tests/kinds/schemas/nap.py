@@ -18,6 +18,8 @@ class Nap(Parameters):
     device: Device = "cpu"
     exclusive: bool = False
     note: str = ""
+    journal: str = ""
+    """A file that gets a line, the job's mark, each time the job is really started."""
 
 
 class NapMetrics(Metrics):
