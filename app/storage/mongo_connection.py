@@ -53,7 +53,7 @@ class MongoConnection:
         self._client: Any = None
 
     def open(self) -> AsyncDatabase[Document]:
-        """The database; no server is asked yet. Raises StoreUnavailable for a URL or a driver that cannot be used."""
+        """The database; no server is asked yet. Raises StoreUnavailable for a URL that cannot be used."""
         try:
             self._client = _client_class(self._driver)(self._url, **OPTIONS)
         except (ConfigurationError, ValueError) as error:  # their texts may hold a part of the password
@@ -73,14 +73,8 @@ class MongoConnection:
 def _client_class(driver: str) -> Callable[..., Any]:
     if driver == "pymongo":
         return AsyncMongoClient
-    try:
-        from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - an extra that few have
-    except ImportError as error:
-        raise StoreUnavailable(
-            "MONGO_DRIVER=motor needs a package that is not installed",
-            received=str(error),
-            hint="pip install 'optimizing-api[motor]', or set MONGO_DRIVER=pymongo",
-        ) from error
+    from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - only for those who ask for it
+
     return AsyncIOMotorClient
 
 

@@ -219,6 +219,10 @@ def _check_archive(path: Path) -> None:
         raise _corrupt(path, "an archive that holds an entry twice")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise _corrupt(path, "a compressed archive, which torch.save never writes")
+    # Asked of the directory: older releases of torch, which Jetsons have, cannot tell a record's size.
+    largest = max((entry.file_size for entry in entries if entry.filename.endswith(".pkl")), default=0)
+    if largest > MAX_PICKLE_MIB << 20:
+        raise _corrupt(path, f"a pickle of {largest} bytes, where at most {MAX_PICKLE_MIB} MiB are read")
 
 
 def _scan(path: Path, policy: CheckpointPolicy) -> set[str]:
@@ -226,9 +230,8 @@ def _scan(path: Path, policy: CheckpointPolicy) -> set[str]:
     try:
         reader = torch._C.PyTorchFileReader(str(path))  # noqa: SLF001 - torch.load's own reader, of no other name
         pickles = [name for name in reader.get_all_records() if name.endswith(".pkl")]
-        largest = max((reader.get_record_size(name) for name in pickles), default=0)
-        if "data.pkl" not in pickles or largest > MAX_PICKLE_MIB << 20:
-            raise _corrupt(path, f"no data.pkl of at most {MAX_PICKLE_MIB} MiB (largest: {largest} bytes)")
+        if "data.pkl" not in pickles:
+            raise _corrupt(path, "no data.pkl where torch looks for it")
         results = [scan_pickle(reader.get_record(name), policy) for name in pickles]
     except (RuntimeError, MalformedPickle) as error:
         raise _corrupt(path, str(error).splitlines()[0]) from error
