@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +25,8 @@ CHUNK_BYTES = 1024 * 1024
 ANSWER_SEC = 60.0
 """Longest silence of the service that is waited for; an event stream is pinged more often than that."""
 
+TIMEOUT = httpx2.Timeout(ANSWER_SEC, connect=10)
+THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 PATIENCE_SEC = 60.0
 """How long a broken event stream is taken up again before the service counts as gone."""
 
@@ -95,12 +97,11 @@ class Client:
         headers = {"user-agent": f"optimizing-cli/{__version__}", "accept": "application/json"}
         if key:
             headers["authorization"] = f"Bearer {key}"
-        on_this_machine = parts.hostname in {"localhost", "127.0.0.1", "::1"}
         self._http = httpx2.Client(
             base_url=self.url,
             headers=headers,
-            timeout=httpx2.Timeout(ANSWER_SEC, connect=10),
-            trust_env=not on_this_machine,  # no proxy leads back to this machine
+            timeout=TIMEOUT,
+            trust_env=parts.hostname not in THIS_MACHINE,  # no proxy leads back to this machine
         )
 
     def __enter__(self) -> Client:
@@ -180,11 +181,32 @@ class Client:
                 headers["if-range"] = f'"{etag}"'
         path = f"{name.path}/artifacts/{quote(artifact)}"
         with self._answers(), self._http.stream("GET", path, headers=headers) as answer:
-            self._check(answer)
-            offset = start if answer.status_code == httpx2.codes.PARTIAL_CONTENT else 0
-            for chunk in answer.iter_bytes():  # as they come: what has come is kept when the connection breaks
-                yield offset, chunk
-                offset += len(chunk)
+            if answer.status_code != httpx2.codes.TEMPORARY_REDIRECT:
+                self._check(answer)
+                yield from _pieces(answer, start)
+                return
+        if answer.headers.get("etag") != headers.pop("if-range", None):
+            headers.pop("range", None)  # another file by now; the store has ETags of its own and could not tell
+            start = 0
+        yield from self._read_from_store(answer.headers.get("location", ""), headers, start)
+
+    def _read_from_store(self, link: str, headers: dict[str, str], start: int) -> Iterator[tuple[int, bytes]]:
+        """As `read_artifact`, from where the service sent us. Nothing that is meant for the service goes there."""
+        host = urlsplit(link).hostname
+        store, hint = f"the artifact store at {host}", "the service sent us there: look at its S3_PUBLIC_ENDPOINT"
+        asked = httpx2.stream("GET", link, headers=headers, timeout=TIMEOUT, trust_env=host not in THIS_MACHINE)
+        with _reaching(store, hint), asked as answer:
+            if not answer.is_success:
+                raise Unavailable(
+                    {
+                        "code": "STORE_REFUSED",
+                        "detail": f"{store} did not give the file",
+                        "expected": "the file",
+                        "received": f"HTTP {answer.status_code}",
+                        "hint": hint,
+                    }
+                )
+            yield from _pieces(answer, start)
 
     # -- following ------------------------------------------------------------------------------------------------
     def events(self, name: JobName) -> Iterator[Event]:
@@ -232,21 +254,10 @@ class Client:
             )
         return document
 
-    @contextmanager
-    def _answers(self) -> Iterator[None]:
-        """Turns what goes wrong on the way into Unavailable."""
-        try:
-            yield
-        except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise Unavailable(
-                {
-                    "code": "UNREACHABLE",
-                    "detail": f"the service at {self.url} cannot be reached",
-                    "expected": "an answer",
-                    "received": f"{type(error).__name__}: {error}",
-                    "hint": "start it with `optimizing serve`, or name another one with --url or OPTIMIZING_URL",
-                }
-            ) from error
+    def _answers(self) -> AbstractContextManager[None]:
+        """Turns what goes wrong on the way to the service into Unavailable."""
+        hint = "start it with `optimizing serve`, or name another one with --url or OPTIMIZING_URL"
+        return _reaching(f"the service at {self.url}", hint)
 
     @staticmethod
     def _check(answer: httpx2.Response) -> None:
@@ -265,6 +276,30 @@ class Client:
         problem.setdefault("code", f"HTTP_{status}")
         problem["status"] = status
         raise (Refused if answer.is_client_error else Unavailable)(problem)
+
+
+@contextmanager
+def _reaching(place: str, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx2.TransportError, httpx2.DecodingError) as error:
+        raise Unavailable(
+            {
+                "code": "UNREACHABLE",
+                "detail": f"{place} cannot be reached",
+                "expected": "an answer",
+                "received": f"{type(error).__name__}: {error}",
+                "hint": hint,
+            }
+        ) from error
+
+
+def _pieces(answer: httpx2.Response, start: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes) as they come, so that what has come is kept when the connection breaks."""
+    offset = start if answer.status_code == httpx2.codes.PARTIAL_CONTENT else 0
+    for chunk in answer.iter_bytes():
+        yield offset, chunk
+        offset += len(chunk)
 
 
 def parse_events(lines: Iterator[str]) -> Iterator[Event]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from app.config import Settings
+from app.config import SECRETS, Settings
 from app.errors import InvalidRequest, NotFound
 from app.jobs.context import ARCHIVE_ENDINGS
 from app.schemas.common import DataSource
@@ -157,7 +157,7 @@ class Inputs:
         records = self._settings.records_file
         kept = [self._settings.state_dir, self._settings.store_dir, records]
         kept += [records.with_name(records.name + ending) for ending in ("-wal", "-shm")]
-        kept += [file for file in (self._settings.api_keys_file, self._settings.callback_secret_file) if file]
+        kept += [file for secret in SECRETS if (file := getattr(self._settings, f"{secret}_file"))]
         if any(path.is_relative_to(own.resolve()) or own.resolve().is_relative_to(path) for own in kept):
             return True
         jobs = self._settings.jobs_dir.resolve()

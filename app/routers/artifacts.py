@@ -23,6 +23,7 @@ from app.routers.deps import JobsDep, RefDep, UidDep
 from app.routers.problems import declared
 from app.schemas.common import FileName, Pid, check_key
 from app.schemas.job import ArtifactList, ArtifactView, UploadView
+from app.storage.artifacts import disposition
 
 router = APIRouter(prefix="/optimizing", tags=["artifacts"])
 
@@ -91,6 +92,10 @@ async def list_artifacts(uid: UidDep, use: JobsDep, ref: RefDep) -> ArtifactList
         200: {"content": {"application/octet-stream": _BINARY}},
         206: {"description": "The part asked for", "content": {"application/octet-stream": _BINARY}},
         304: {"description": "The file is the one that the caller has"},
+        307: {
+            "description": "The file lies with the artifact store itself, at Location, for 15 minutes",
+            "headers": {"Location": {"schema": {"type": "string", "format": "uri"}}},
+        },
         **declared(InvalidRequest, NotFound, RangeNotSatisfiable),
     },
 )
@@ -108,12 +113,15 @@ async def download(
     except ValueError as error:
         raise InvalidRequest("that is no artifact's name", received=name[:100], hint=str(error)) from error
     key = await use.artifact_prefix(uid, ref) + name
-    info = await use.artifacts.stat(key, digest=True)
-    etag = f'"{info.sha256}"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Content-Disposition": _disposition(name)}
+    link = use.artifacts.link(key, name)
+    info = await use.artifacts.stat(key, digest=link is None)  # no file passes through here for its digest only
+    etag = f'"{info.sha256}"' if info.sha256 else None
+    headers = {"Accept-Ranges": "bytes", "Content-Disposition": disposition(name)} | ({"ETag": etag} if etag else {})
     known = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
     if {"*", etag} & known:
         return Response(status_code=304, headers=headers)
+    if link is not None:  # ranges are the store's to answer then
+        return Response(status_code=307, headers=headers | {"Location": link, "Cache-Control": "no-store"})
     wanted = _range(range_, info.size_bytes) if range_ and if_range in {None, etag} else None
     return _stream(use, key, info.size_bytes, wanted, headers)
 
@@ -149,8 +157,3 @@ def _range(text: str, size: int) -> tuple[int, int] | None:
             headers={"Content-Range": f"bytes */{size}"},
         )
     return start, end
-
-
-def _disposition(name: str) -> str:
-    """A download keeps its own name, also where it is not ASCII (RFC 6266)."""
-    return f"attachment; filename*=UTF-8''{quote(name.rsplit('/', 1)[-1], safe='')}"

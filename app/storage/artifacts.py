@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
+
+from app.errors import NotFound
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -19,6 +22,27 @@ class ArtifactInfo:
     sha256: str | None
     modified_at: float
     """Unix seconds."""
+
+
+def is_key(key: str) -> bool:
+    """Whether a client could ask for that key: no segment of it is empty or begins with a dot."""
+    return all(part and not part.startswith(".") for part in key.split("/"))
+
+
+def key_parts(key: str) -> list[str]:
+    """The segments of a key. Raises NotFound for one that is none, such as one that climbs."""
+    if not is_key(key):
+        raise NotFound("there is no artifact of that name", received=key)
+    return key.split("/")
+
+
+def absent(key: str) -> NotFound:
+    return NotFound("there is no artifact under that key", received=key, hint="upload it, or list the job's artifacts")
+
+
+def disposition(name: str) -> str:
+    """The Content-Disposition by which a download keeps its own name, also where it is not ASCII (RFC 6266)."""
+    return f"attachment; filename*=UTF-8''{quote(name.rsplit('/', 1)[-1], safe='')}"
 
 
 def job_prefix(pid: str, oid: str) -> str:
@@ -39,7 +63,7 @@ class ArtifactStore(Protocol):
     async def close(self) -> None: ...
 
     async def check(self) -> None:
-        """Raises StoreUnavailable unless the store can be read and written now."""
+        """Raises StoreUnavailable, within seconds, unless the store answers now."""
 
     async def put_stream(self, key: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> ArtifactInfo:
         """Stores a stream while it is hashed, in constant memory. Raises TooLarge beyond `max_bytes`; nothing stays."""
@@ -56,7 +80,7 @@ class ArtifactStore(Protocol):
     async def stat(self, key: str, *, digest: bool = False) -> ArtifactInfo:
         """What is known of a key; with `digest`, the sha256 even if the file must be read. Raises NotFound."""
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to before `end`, in chunks. Raises NotFound at the first chunk."""
 
     def list(self, prefix: str) -> AsyncIterator[ArtifactInfo]:

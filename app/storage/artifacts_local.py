@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
-import stat
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import anyio.to_thread
 
-from app.errors import NotFound, StoreFull, StoreUnavailable, TooLarge
-from app.storage.artifacts import CHUNK_BYTES, ArtifactInfo
+from app.errors import NotFound
+from app.storage.artifacts import CHUNK_BYTES, ArtifactInfo, absent, is_key, key_parts
+from app.storage.files import created, digest_of, disk_fault, gone_afterwards, opened, receive, remove_stale
 
 T = TypeVar("T")
-
-STALE_SEC = 24 * 3600
 
 
 class LocalArtifacts:
@@ -42,10 +38,7 @@ class LocalArtifacts:
             self._root.mkdir(parents=True, exist_ok=True)
             self._digests.mkdir(exist_ok=True)
             self._incoming.mkdir(exist_ok=True)
-            for left in self._incoming.iterdir():  # what a killed service was writing; younger ones may be another's
-                with contextlib.suppress(FileNotFoundError):  # just put into its place
-                    if left.stat().st_mtime < time.time() - STALE_SEC:
-                        left.unlink()
+            remove_stale(self._incoming)
 
         await self._run(make)
         await self.check()
@@ -61,38 +54,20 @@ class LocalArtifacts:
         await self._run(write)
 
     async def put_stream(self, key: str, chunks: AsyncIterator[bytes], *, max_bytes: int) -> ArtifactInfo:
-        sha, size, pending = hashlib.sha256(), 0, bytearray()
         target = self._path(key)
-
-        def flush(file: BinaryIO) -> None:
-            sha.update(pending)
-            file.write(pending)
-            pending.clear()
-
         file, temporary = await self._run(self._create)
-        with _gone_afterwards(file, temporary):
-            async for chunk in chunks:
-                size += len(chunk)
-                if size > max_bytes:
-                    raise TooLarge(
-                        "the upload is larger than this service takes",
-                        expected=f"at most {max_bytes} bytes (UPLOAD_MAX_MIB)",
-                        received="more",
-                    )
-                pending += chunk
-                if len(pending) >= CHUNK_BYTES:
-                    await self._run(flush, file)
-            await self._run(flush, file)
-            return await self._run(self._publish, file, temporary, key, target, sha.hexdigest())
+        with gone_afterwards(file, temporary):
+            _, sha256 = await receive(chunks, file, max_bytes, self._run)
+            return await self._run(self._publish, file, temporary, key, target, sha256)
 
     async def put_file(self, key: str, path: Path) -> ArtifactInfo:
         def put() -> ArtifactInfo:
             temporary = self._incoming / uuid.uuid4().hex
             try:
-                with open(_opened(path), "rb") as source:
+                with open(opened(path), "rb") as source:
                     _adopt(source, path, temporary)
-                with open(_opened(temporary), "rb") as file:
-                    return self._publish(file, temporary, key, self._path(key), _digest(file))
+                with open(opened(temporary), "rb") as file:
+                    return self._publish(file, temporary, key, self._path(key), digest_of(file))
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -106,7 +81,7 @@ class LocalArtifacts:
     async def stat(self, key: str, *, digest: bool = False) -> ArtifactInfo:
         return await self._run(self._stat, key, digest)
 
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         file = await self._run(self._open, key)
         try:
             size = os.fstat(file.fileno()).st_size
@@ -148,21 +123,19 @@ class LocalArtifacts:
 
     def _path(self, key: str) -> Path:
         """Where a key's file lies. Raises NotFound for a key that climbs, and below a link: links lead nowhere."""
-        *folders, _ = parts = key.split("/")
-        if any(not part or part.startswith(".") for part in parts):
-            raise NotFound("there is no artifact of that name", received=key)
+        *folders, _ = key_parts(key)
         path = self._root / key
         if path.parent.resolve() != self._root.resolve().joinpath(*folders):
-            raise _absent(key)
+            raise absent(key)
         return path
 
     def _open(self, key: str) -> BinaryIO:
         """Opens a regular file for reading."""
         try:
-            return open(_opened(self._path(key)), "rb", buffering=0)
+            return open(opened(self._path(key)), "rb", buffering=0)
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
-                raise _absent(key) from None
+                raise absent(key) from None
             raise
 
     def _keys(self, prefix: str) -> Iterator[str]:
@@ -171,7 +144,7 @@ class LocalArtifacts:
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 key = str((Path(parent) / name).relative_to(self._root))
-                if key.startswith(prefix) and not name.startswith("."):
+                if key.startswith(prefix) and is_key(key):
                     yield key
 
     def _stat(self, key: str, digest: bool) -> ArtifactInfo:
@@ -179,7 +152,7 @@ class LocalArtifacts:
             status = os.fstat(file.fileno())
             sha256 = self._known_digest(key, status)
             if digest and sha256 is None:
-                sha256 = _digest(file)
+                sha256 = digest_of(file)
                 self._remember(key, status, sha256)
         return ArtifactInfo(key, status.st_size, sha256, status.st_mtime)
 
@@ -200,12 +173,12 @@ class LocalArtifacts:
     def _create(self) -> tuple[BinaryIO, Path]:
         """A new file in `.incoming`, beside what is visible."""
         temporary = self._incoming / uuid.uuid4().hex
-        return open(temporary, "xb"), temporary
+        return created(temporary), temporary
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[tuple[BinaryIO, Path]]:
         file, temporary = self._create()
-        with _gone_afterwards(file, temporary):
+        with gone_afterwards(file, temporary):
             yield file, temporary
 
     def _publish(self, file: BinaryIO, temporary: Path, key: str, target: Path, sha256: str) -> ArtifactInfo:
@@ -227,44 +200,7 @@ class LocalArtifacts:
         try:
             return await anyio.to_thread.run_sync(function, *arguments)
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise StoreFull("the artifact store's disk is full", hint=f"free space under {self._root}") from error
-            raise StoreUnavailable(
-                "the artifact store's folder cannot be used",
-                received=f"{type(error).__name__}: {error.strerror}",
-                hint=f"check that {self._root} exists and that the service may write there",
-            ) from error
-
-
-@contextlib.contextmanager
-def _gone_afterwards(file: BinaryIO, temporary: Path) -> Iterator[None]:
-    """Closes and removes a temporary file, unless it was moved into place meanwhile."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # what counts was flushed before
-            file.close()
-        temporary.unlink(missing_ok=True)
-
-
-def _opened(path: Path) -> int:
-    """A file descriptor of a regular file, never of what a link points to or of a pipe, which would keep us waiting."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise FileNotFoundError(errno.ENOENT, "that is no regular file", str(path))
-    return descriptor
-
-
-def _absent(key: str) -> NotFound:
-    return NotFound("there is no artifact under that key", received=key, hint="upload it, or list the job's artifacts")
-
-
-def _digest(file: BinaryIO) -> str:
-    sha = hashlib.sha256()
-    while chunk := file.read(CHUNK_BYTES):
-        sha.update(chunk)
-    return sha.hexdigest()
+            raise disk_fault(error, self._root) from error
 
 
 def _adopt(source: BinaryIO, path: Path, target: Path) -> None:

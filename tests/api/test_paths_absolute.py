@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Service
+from tests.harness import SECRET, Service
 
 
 def _links(folder: Path, outside: Path) -> None:
@@ -63,3 +63,18 @@ def test_absolute_paths_can_be_turned_off_and_other_roots_named(
     answer = without.post("echo", "P0001", parameters)
     assert answer.status_code == 422
     assert "ABSOLUTE_INPUT_PATHS" in answer.json()["detail"]
+
+
+def test_a_file_that_holds_a_secret_is_no_input(make_service: Callable[..., Service], tmp_path: Path) -> None:
+    """Wherever it lies: an operator may keep it beside the images."""
+    folder = tmp_path / "roots"
+    folder.mkdir()
+    secrets = {"S3_SECRET_KEY_FILE": "s3.txt", "MONGO_URL_FILE": "mongo.txt", "CALLBACK_SECRET_FILE": "callback.txt"}
+    for name in ("plain.txt", *secrets.values()):
+        (folder / name).write_text(SECRET)
+    files = {setting: str(folder / name) for setting, name in secrets.items()}
+    service = make_service(INPUT_ROOTS=str(folder), CALLBACK_SECRET="(unset)", **files)
+    assert service.post("echo", "P1", {"input_path": str(folder / "plain.txt")}).status_code == 202
+    for name in secrets.values():
+        answer = service.post("echo", "P1", {"input_path": str(folder / name)})
+        assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST"), name

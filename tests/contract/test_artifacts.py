@@ -84,6 +84,15 @@ async def test_a_link_is_no_file(artifacts: ArtifactStore, tmp_path: Path) -> No
         await artifacts.stat(KEY)
 
 
+async def test_a_pipe_is_no_file_and_nobody_waits_for_it(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ServiceError):
+            await artifacts.put_file(KEY, path)
+    with pytest.raises(NotFound):
+        await artifacts.stat(KEY)
+
+
 async def test_fetching_gives_the_file_and_its_digest(artifacts: ArtifactStore, tmp_path: Path) -> None:
     content = os.urandom(2 * CHUNK_BYTES + 1)
     await put(artifacts, KEY, content)
@@ -108,6 +117,30 @@ async def test_ranges_over_the_edges_of_chunks(artifacts: ArtifactStore) -> None
     await put(artifacts, KEY, content)
     for start, end in ((CHUNK_BYTES - 1, CHUNK_BYTES + 1), (1, 3 * CHUNK_BYTES - 1), (2 * CHUNK_BYTES, None)):
         assert await read(artifacts, KEY, start, end) == content[start:end]
+
+
+async def test_a_reader_may_go_away_early(artifacts: ArtifactStore) -> None:
+    content = os.urandom(4 * CHUNK_BYTES)
+    await put(artifacts, KEY, content)
+    for _ in range(30):
+        reader = artifacts.read(KEY)
+        assert content.startswith(await anext(reader))
+        await reader.aclose()
+    with anyio.move_on_after(0.001):
+        await read(artifacts, KEY)
+    assert await read(artifacts, KEY) == content
+
+
+async def test_an_empty_part_of_nothing_is_not_found(artifacts: ArtifactStore) -> None:
+    for start, end in ((0, 0), (5, 5), (7, 3)):
+        with pytest.raises(NotFound):
+            await read(artifacts, KEY, start, end)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, None), (0, 0), (0, 1), (5, None)])
+async def test_every_part_of_an_empty_file_is_empty(artifacts: ArtifactStore, start: int, end: int | None) -> None:
+    await put(artifacts, KEY, b"")
+    assert await read(artifacts, KEY, start, end) == b""
 
 
 async def test_what_is_not_there_is_not_found(artifacts: ArtifactStore, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import NotFound, ServiceError, StoreUnavailable
-from app.storage.artifacts_local import STALE_SEC, LocalArtifacts
+from app.storage.artifacts_local import LocalArtifacts
+from app.storage.files import STALE_SEC
 from tests.contract.test_artifacts import KEY, keys, put, read, sha256
 from tests.harness import tree
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -116,6 +117,10 @@ def test_the_record_store_is_away_for_longer_than_a_lease(
     _record_store_goes("pymongo", 60, make_service, make_ferretdb(), receiver, tmp_path)
 
 
+def _has(accepted: list[str], enough: int) -> bool:
+    return len(accepted) >= enough
+
+
 def test_posts_that_are_repeated_until_they_are_accepted_make_one_job_each(
     make_service: MakeService, make_ferretdb: Callable[[], MongoServer], tmp_path: Path
 ) -> None:
@@ -132,9 +137,8 @@ def test_posts_that_are_repeated_until_they_are_accepted_make_one_job_each(
 
     posting = Thread(target=post)
     posting.start()
-    for _ in range(3):
-        enough = len(accepted) + 5
-        eventually(lambda enough=enough: len(accepted) >= enough or not posting.is_alive(), 60)
+    for enough in (5, 15, 25):
+        eventually(partial(_has, accepted, enough), 60, what=f"{enough} accepted")
         with _away(server, 0.2):
             pass
     posting.join(120)

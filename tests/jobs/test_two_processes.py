@@ -80,7 +80,7 @@ def _marks(journal: Path) -> Counter[str]:
 def _runs_at(service: Service, job: str) -> bool:
     record = service.job(job)
     folder = service.workspace / "jobs" / record["uid"] / record["pid"] / record["oid"]
-    return record["status"] == "running" and folder.exists()
+    return bool(record["status"] == "running") and folder.exists()
 
 
 @pytest.mark.parametrize("driver", ["pymongo"])
