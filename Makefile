@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format bench docs lock clean
+.PHONY: help setup services demo serve test check format bench docs lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,6 +18,10 @@ setup: $(STAMP) ## Make .venv from requirements.lock (PYTHON=python3.12 takes th
 $(STAMP): requirements.lock pyproject.toml
 	@bash scripts/setup.sh
 	@touch $@
+
+services: setup ## Put real servers for the tests into .services/ (needs Go; once, a few minutes)
+	@bash tests/docker/install.sh || [ "$${CI:-}" != true ]
+	@$(BIN)/python -m tests.services.install
 
 demo: setup ## Start a service, export a real model over HTTP, show what came out
 	@$(BIN)/optimizing demo
@@ -49,4 +53,4 @@ lock: ## Resolve requirements.lock anew from pyproject.toml (UPGRADE=1 takes new
 	  --generate-hashes --no-header --no-annotate $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
 
 clean: ## Remove what was made here, .venv included
-	rm -rf $(VENV) .uv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .uv .services build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from app.config import Settings
 from tests.harness import Receiver, Service, receiving
+from tests.services.servers import Stores
+
+pytest_plugins = ["tests.services.plugin"]
 
 _numbers = itertools.count(1)
 
@@ -34,37 +38,43 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def shared_services() -> dict[str, Service]:
+    """The services that tests share, by their stores; each runs until the end once a test has wanted it."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def service(
+    stores: Stores,
+    shared_services: dict[str, Service],
+    at_end: ExitStack,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Service:
     """One service for all tests that leave it as it was: the fork server's imports take seconds."""
-    running = Service(tmp_path_factory.mktemp("service")).start()
-    try:
-        yield running
-    finally:
-        running.close()
+    if stores.name not in shared_services:
+        running = Service(tmp_path_factory.mktemp("service"), at_end.enter_context(stores.fresh()))
+        at_end.callback(running.close)
+        shared_services[stores.name] = running.start()
+    return shared_services[stores.name]
 
 
 @pytest.fixture
-def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+def make_service(tmp_path: Path, stores: Stores) -> Iterator[Callable[..., Service]]:
     """Starts services for tests that kill or reconfigure them: `make_service(JOB_TIMEOUT_SEC="2")`.
 
-    `name` chooses the folder: the same name is the same workspace, so that a restart finds what was left.
+    `name` chooses the folder and the stores: the same name is the same ones, so that a restart finds what was left.
     """
-    made: list[Service] = []
+    given: dict[str, dict[str, str]] = {}
+    with ExitStack() as stack:
 
-    def make(name: str = "service", *, start: bool = True, **environment: str) -> Service:
-        running = Service(tmp_path / name, environment)
-        made.append(running)
-        return running.start() if start else running
+        def make(name: str = "service", *, start: bool = True, **environment: str) -> Service:
+            if name not in given:
+                given[name] = stack.enter_context(stores.fresh())
+            running = Service(tmp_path / name, given[name] | environment)
+            stack.callback(running.close)
+            return running.start() if start else running
 
-    yield make
-    faults = []
-    for running in reversed(made):
-        try:
-            running.close()
-        except AssertionError as fault:  # the others must be stopped all the same
-            faults.append(fault)
-    if faults:
-        raise faults[0]
+        yield make
 
 
 @pytest.fixture

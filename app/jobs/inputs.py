@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import anyio.to_thread
 
@@ -66,10 +65,8 @@ class Inputs:
             source = await self._file(uid, getattr(parameters, name))
             found.files[name] = [source]
             found.digests[name] = f"{source.name}:{source.sha256}"
-        for name in kind.data_fields():
-            data: DataSource | None = getattr(parameters, name)
-            if data is not None:
-                await self._image_set(uid, name, data, found)
+        for name, data in kind.data_sources(parameters):
+            await self._image_set(uid, name, data, found)
         return found
 
     async def _image_set(self, uid: str, name: str, data: DataSource, found: ResolvedInputs) -> None:
@@ -182,12 +179,10 @@ def job_of_key(key: str) -> JobRef | None:
 def _locations(kind: Kind, parameters: Parameters) -> Iterator[str]:
     for name, _ in kind.input_fields():
         yield getattr(parameters, name)
-    for name in kind.data_fields():
-        data: Any = getattr(parameters, name)
-        if data is not None:
-            yield data.images
-            if data.annotations:
-                yield data.annotations
+    for _, data in kind.data_sources(parameters):
+        yield data.images
+        if data.annotations:
+            yield data.annotations
 
 
 def _file_digest(path: Path) -> str:

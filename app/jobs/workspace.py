@@ -65,15 +65,13 @@ class Workspace:
         for name, sources in found.files.items():
             staged[name] = [await self._stage_one(source, below / name / source.name) for source in sources]
         inputs: dict[str, Any] = {name: str(staged[name][0]) for name, _ in kind.input_fields()}
-        for name in kind.data_fields():
-            data = getattr(parameters, name)
-            if data is not None:
-                annotations = staged.get(f"{name}.annotations")
-                inputs[name] = {
-                    "images": str(found.folders.get(name) or _common(staged[name], below / name)),
-                    "annotations": str(annotations[0]) if annotations else None,
-                    "sample": data.sample,
-                }
+        for name, data in kind.data_sources(parameters):
+            annotations = staged.get(f"{name}.annotations")
+            inputs[name] = {
+                "images": str(found.folders.get(name) or _common(staged[name], below / name)),
+                "annotations": str(annotations[0]) if annotations else None,
+                "sample": data.sample,
+            }
         return inputs
 
     async def _stage_one(self, source: Source, target: Path) -> Path:

@@ -70,12 +70,9 @@ class Kind:
                 if isinstance(mark, InputFile):
                     yield name, mark
 
-    def data_fields(self) -> Iterator[str]:
-        """The parameters that name a set of images."""
-        for name, info in self.parameters.model_fields.items():
-            arguments = getattr(info.annotation, "__args__", (info.annotation,))
-            if DataSource in arguments:
-                yield name
+    def data_sources(self, parameters: Parameters) -> Iterator[tuple[str, DataSource]]:
+        """The sets of images that a request names, by parameter; one within another is `outer.inner`."""
+        return _data_sources(parameters, "")
 
     def output_name(self, parameters: Parameters) -> str | None:
         """The file name of the output: as asked for, else derived from the first input's stem (S0)."""
@@ -90,6 +87,15 @@ class Kind:
         for name, _ in self.input_fields():
             return PurePosixPath(getattr(parameters, name)).stem
         return "output"
+
+
+def _data_sources(model: StrictModel, place: str) -> Iterator[tuple[str, DataSource]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, DataSource):
+            yield place + name, value
+        elif isinstance(value, StrictModel):
+            yield from _data_sources(value, f"{place}{name}.")
 
 
 def _marks(info: FieldInfo) -> Iterator[Any]:

@@ -6,12 +6,14 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx2
 import pytest
 
-from tests.harness import Service, eventually, tree
+from tests.harness import Service, eventually
+from tests.services import by_hand
+
+pytestmark = pytest.mark.every_store
 
 CONTENT = bytes(range(256)) * 20
 
@@ -73,26 +75,25 @@ def test_an_upload_beyond_the_limit_is_refused_and_leaves_nothing(
     make_service: pytest.FixtureRequest, pid: str, announced: bool
 ) -> None:
     service: Service = make_service(UPLOAD_MAX_MIB="1", JOB_START_METHOD="exec")  # type: ignore[operator]
-    before = tree(service.workspace / "store")
+    before = by_hand.everything(service)
     body = b"x" * (1024 * 1024 + 1)
     content = body if announced else iter([body[:1000], body[1000:]])
     answer = service.client.post("/optimizing/uploads", params={"pid": pid, "name": "a.bin"}, content=content)
     assert (answer.status_code, answer.json()["code"]) == (413, "TOO_LARGE")
     assert answer.headers["content-type"] == "application/problem+json"
-    assert tree(service.workspace / "store") == before
+    assert by_hand.everything(service) == before
     assert service.upload(pid, "a.bin", body[:-1])
 
 
 def test_a_cut_connection_leaves_nothing(service: Service, pid: str) -> None:
-    store = service.workspace / "store"
-    before = tree(store)
+    before = by_hand.everything(service)
     head = (
         f"POST /optimizing/uploads?pid={pid}&name=a.bin HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(head.encode() + b"z" * 4_000_000)
-        eventually(lambda: len(tree(store)) > len(before), what="the upload has begun")
-    eventually(lambda: tree(store) == before, what="nothing is left of it")
+        eventually(lambda: len(by_hand.everything(service)) > len(before), what="the upload has begun")
+    eventually(lambda: by_hand.everything(service) == before, what="nothing is left of it")
 
 
 def test_a_form_is_told_to_come_as_a_raw_body(service: Service, pid: str) -> None:
@@ -192,8 +193,7 @@ def test_an_empty_file_has_no_parts(service: Service, pid: str) -> None:
 
 def test_a_file_that_the_platform_put_there_by_hand(service: Service, pid: str) -> None:
     key = service.upload(pid, "a.txt", b"a")
-    beside = service.workspace / "store" / Path(key).parent / "by-hand.txt"
-    beside.write_bytes(b"by hand")
+    by_hand.put(service, f"{key.rpartition('/')[0]}/by-hand.txt", b"by hand")
     url = f"/optimizing/jobs/{pid}/O0001/artifacts"
     assert [one["name"] for one in service.client.get(url).json()["artifacts"]] == ["a.txt", "by-hand.txt"]
     assert service.client.get(f"{url}/by-hand.txt").content == b"by hand"
@@ -202,8 +202,6 @@ def test_a_file_that_the_platform_put_there_by_hand(service: Service, pid: str) 
 
 def test_keys_that_the_platform_put_there_without_a_job_of_ours(service: Service, pid: str) -> None:
     for key in (f"artifacts/{pid}/training/best.txt", f"artifacts/{pid}/optimizing/O0042/best.txt", "models/best.txt"):
-        path = service.workspace / "store" / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(key.encode())
+        by_hand.put(service, key, key.encode())
         job = service.run("echo", pid, {"input_path": key})
         assert (job["status"], job["metrics"]["size_bytes"]) == ("completed", len(key))

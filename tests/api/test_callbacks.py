@@ -16,6 +16,8 @@ from app.errors import InvalidRequest
 from app.jobs.callback_http import Allowance, GuardedClient
 from tests.harness import SECRET, Delivery, Receiver, Service, eventually
 
+pytestmark = pytest.mark.every_store
+
 KEYS = {
     *("uid", "pid", "oid", "action", "status", "details", "info"),
     *("metrics", "artifacts_path", "artifact_files", "error", "type", "timestamp"),

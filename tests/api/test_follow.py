@@ -6,6 +6,8 @@ import pytest
 
 from tests.harness import Sent, Service, follow
 
+pytestmark = pytest.mark.every_store
+
 
 def _states(events: list[Sent]) -> list[str]:
     return [event.data["status"] for event in events if event.type == "state"]

@@ -9,6 +9,8 @@ import pytest
 
 from tests.harness import Service, eventually
 
+pytestmark = pytest.mark.every_store
+
 
 def _list(service: Service, **query: Any) -> dict[str, Any]:
     answer = service.client.get("/optimizing/jobs", params=query)
@@ -178,6 +180,8 @@ def test_a_running_job_is_cancelled(service: Service, pid: str) -> None:
 
 def test_a_queued_job_is_cancelled_at_once(service: Service, pid: str) -> None:
     blocking = [service.submit("nap", pid, {"seconds": 30, "note": str(n)}) for n in range(2)]
+    for path in blocking:
+        service.wait(path, statuses={"running"})
     waiting = [service.submit("nap", pid, {"seconds": 0}) for _ in range(10)]  # more than are claimed ahead
     for path in waiting:
         assert service.client.post(f"{path}/cancel").status_code == 202

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness import Service
+from tests.services import by_hand
+
+pytestmark = pytest.mark.every_store
 
 EXAMPLES = {
     "pt_to_onnx_fp32": """
@@ -60,7 +62,7 @@ def pasted(service: Service, pills_model: Path) -> dict[str, tuple[dict[str, Any
     key = service.upload("P0001", "best.pt", pills_model)
     assert key == "artifacts/P0001/optimizing/O0001/best.pt"
     # The second example names another file at the same place: one that the platform put there itself.
-    shutil.copyfile(pills_model, service.workspace / "store" / Path(key).with_name("yolov8n.pt"))
+    by_hand.put(service, key.replace("best.pt", "yolov8n.pt"), pills_model.read_bytes())
     answers = {}
     for action, text in EXAMPLES.items():
         answer = service.client.post(
@@ -100,8 +102,8 @@ def test_the_job_completes_with_the_documented_files_in_their_place(
     assert set(FILES[action]) <= set(job["artifact_files"])
     assert set(job["metrics"]["stats"]) >= STATS
     for name in FILES[action]:
-        stored = service.workspace / "store" / place / name
-        assert service.client.get(f"{location}/artifacts/{name}").content == stored.read_bytes()
+        stored = by_hand.read(service, place + name)
+        assert service.client.get(f"{location}/artifacts/{name}").content == stored
     assert not Path(body["info"]["workdir"]).exists()
 
 

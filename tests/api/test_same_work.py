@@ -8,8 +8,12 @@ from datetime import datetime
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.harness import Service, eventually
+from tests.services.servers import Stores
+
+pytestmark = pytest.mark.every_store
 
 POSTS = 100
 WORK_SEC = 1.0
@@ -33,8 +37,9 @@ def _moment(text: str) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
+@pytest.mark.every_store(slow=True)
 def test_a_hundred_identical_posts_are_one_execution(
-    service: Service, pid: str, record_property: Callable[[str, object], None]
+    service: Service, stores: Stores, pid: str, record_property: Callable[[str, object], None]
 ) -> None:
     key = service.upload(pid, "model.txt", b"x" * 100_000)
     body = {"pid": pid, "parameters": {"kind": "echo", "input_path": key, "seconds": WORK_SEC}}
@@ -59,7 +64,8 @@ def test_a_hundred_identical_posts_are_one_execution(
     each_ms = (last - _moment(leader["finished_at"])) / (POSTS - 1) * 1000
     record_property("waiting_one_ms", each_ms)
     print(f"each waiting one: {each_ms:.1f} ms of its own")
-    assert each_ms < 50
+    if stores.is_embedded:  # how quick other people's servers are is not ours to promise
+        assert each_ms < 50
 
 
 def _leader(service: Service, pid: str, parameters: dict[str, Any]) -> str:

@@ -49,7 +49,7 @@ def test_settings_that_do_not_fit_together(make_service: MakeService, environmen
     assert words in refused(make_service, 2, **environment)
 
 
-@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+@pytest.mark.parametrize("driver", ["pymongo", pytest.param("motor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -64,7 +64,7 @@ def test_a_record_store_that_cannot_be_reached(make_service: MakeService, driver
     assert "MONGO_URL" in text
 
 
-@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+@pytest.mark.parametrize("driver", ["pymongo", pytest.param("motor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("user", "words"), [(f"tester:{SECRET}@", "refuses the user"), ("", "may not do this")])
 def test_a_record_store_that_does_not_let_us_in(
     make_service: MakeService, make_ferretdb: Callable[..., MongoServer], driver: str, user: str, words: str

@@ -10,18 +10,22 @@ import httpx2
 import pytest
 
 from tests.harness import Service, eventually
+from tests.services.servers import Stores
+
+pytestmark = pytest.mark.every_store
 
 FIRST, SECOND = "first-key-of-user-1", "key:with:colons-of-user-2"
 KEYS = f"{FIRST}:0001,{SECOND}:0002,another-key-of-user-1:0001"
 
 
 @pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    environment = {"API_KEYS": KEYS, "JOB_START_METHOD": "exec"}
-    running = Service(tmp_path_factory.mktemp("keyed"), environment).start()
-    running.client.headers["authorization"] = f"Bearer {FIRST}"
-    yield running
-    running.close()
+def keyed(tmp_path_factory: pytest.TempPathFactory, stores: Stores) -> Iterator[Service]:
+    with stores.fresh() as environment:
+        keys = {"API_KEYS": KEYS, "JOB_START_METHOD": "exec"}
+        running = Service(tmp_path_factory.mktemp("keyed"), environment | keys).start()
+        running.client.headers["authorization"] = f"Bearer {FIRST}"
+        yield running
+        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,17 +12,25 @@ from app.config import Settings
 from app.storage import factory
 from app.storage.artifacts import ArtifactStore
 from app.storage.records import RecordStore
+from tests.services.plugin import MONGO_SERVERS, S3_SERVERS, mongo_server_named, s3_server_named
+from tests.services.servers import S3Server
 
-RECORD_STORES = ["sqlite"]
-ARTIFACT_STORES = ["local"]
+RECORD_STORES = ["sqlite", *(f"{server}-{driver}" for server in MONGO_SERVERS for driver in ("pymongo", "motor"))]
+ARTIFACT_STORES = ["local", *S3_SERVERS]
 
 OpenRecords = Callable[[], Awaitable[RecordStore]]
 
 
 @pytest.fixture(params=RECORD_STORES)
-def record_environment(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+def record_environment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment that chooses an empty record store; for this process and for others."""
-    return {"RECORD_STORE": request.param, "WORKSPACE_DIR": str(tmp_path / "workspace")}
+    workspace = {"WORKSPACE_DIR": str(tmp_path / "workspace")}
+    if request.param == "sqlite":
+        yield {"RECORD_STORE": "sqlite", **workspace}
+        return
+    server, _, driver = request.param.rpartition("-")
+    with mongo_server_named(request, server).fresh(driver) as environment:
+        yield environment | workspace
 
 
 @pytest.fixture
@@ -45,9 +53,21 @@ async def records(open_records: OpenRecords) -> RecordStore:
     return await open_records()
 
 
+@pytest.fixture(params=S3_SERVERS)
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Every S3 server, for tests of what only S3 has."""
+    return s3_server_named(request, request.param)
+
+
 @pytest.fixture(params=ARTIFACT_STORES)
-def artifact_environment(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    return {"ARTIFACT_STORE": request.param, "WORKSPACE_DIR": str(tmp_path / "workspace")}
+def artifact_environment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment that chooses an empty artifact store; for this process and for others."""
+    workspace = {"WORKSPACE_DIR": str(tmp_path / "workspace")}
+    if request.param == "local":
+        yield {"ARTIFACT_STORE": "local", **workspace}
+        return
+    with s3_server_named(request, request.param).fresh() as environment:
+        yield environment | workspace
 
 
 @pytest.fixture

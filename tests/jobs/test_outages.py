@@ -99,7 +99,7 @@ def _record_store_goes(
     _check_all(service, [*jobs, late], receiver, journal)
 
 
-@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+@pytest.mark.parametrize("driver", ["pymongo", pytest.param("motor", marks=pytest.mark.slow)])
 def test_the_record_store_is_killed_and_comes_back(
     driver: Driver,
     make_service: MakeService,
@@ -121,6 +121,7 @@ def _has(accepted: list[str], enough: int) -> bool:
     return len(accepted) >= enough
 
 
+@pytest.mark.slow
 def test_posts_that_are_repeated_until_they_are_accepted_make_one_job_each(
     make_service: MakeService, make_ferretdb: Callable[[], MongoServer], tmp_path: Path
 ) -> None:
