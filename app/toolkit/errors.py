@@ -10,6 +10,12 @@
     │   ├── NoImages                    NO_IMAGES
     │   ├── UnreadableImage             UNREADABLE_IMAGE
     │   ├── InvalidAnnotations          INVALID_ANNOTATIONS
+    │   ├── InvalidTrainingSettings     INVALID_TRAINING_SETTINGS
+    │   ├── InvalidPruning              INVALID_PRUNING
+    │   ├── UnknownLayer                UNKNOWN_LAYER
+    │   ├── AlreadyQuantised            ALREADY_QUANTISED
+    │   ├── StructureNotPrunable        STRUCTURE_NOT_PRUNABLE
+    │   ├── TargetUnreachable           TARGET_UNREACHABLE
     │   └── ModelFileError              the file is not what was asked for
     │       ├── FileMissing             FILE_MISSING
     │       ├── EmptyFile               EMPTY_FILE
@@ -25,7 +31,10 @@
         ├── ExportFailed                EXPORT_FAILED
         ├── NotFinite                   NOT_FINITE
         ├── ParityFailed                PARITY_FAILED (carries the report)
-        └── RuntimeUnavailable          RUNTIME_UNAVAILABLE
+        ├── RuntimeUnavailable          RUNTIME_UNAVAILABLE
+        ├── TrainingDiverged            TRAINING_DIVERGED
+        ├── TrainingStopped             TRAINING_STOPPED
+        └── OutOfMemory                 OUT_OF_MEMORY
 
 A defect of ours is none of these: it stays the Python exception that it is.
 """
@@ -130,6 +139,42 @@ class InvalidAnnotations(RequestError):
     code = "INVALID_ANNOTATIONS"
 
 
+class InvalidTrainingSettings(RequestError):
+    """A training was asked for with numbers that cannot train (no epoch, no batch)."""
+
+    code = "INVALID_TRAINING_SETTINGS"
+
+
+class InvalidPruning(RequestError):
+    """An option of pruning is outside of what it may be."""
+
+    code = "INVALID_PRUNING"
+
+
+class UnknownLayer(RequestError):
+    """A layer was named that the network does not have."""
+
+    code = "UNKNOWN_LAYER"
+
+
+class AlreadyQuantised(RequestError):
+    """The network holds integers or fake quantisation: its weights cannot be ranked or cut as they are."""
+
+    code = "ALREADY_QUANTISED"
+
+
+class StructureNotPrunable(RequestError):
+    """Channels cannot leave this network: its structure is not one that the dependency graph follows."""
+
+    code = "STRUCTURE_NOT_PRUNABLE"
+
+
+class TargetUnreachable(RequestError):
+    """No ratio leaves as little as was asked for."""
+
+    code = "TARGET_UNREACHABLE"
+
+
 class ModelFileError(RequestError):
     """A model file is not what the operation needs."""
 
@@ -230,3 +275,21 @@ class RuntimeUnavailable(MachineError):
     """An inference runtime could not be opened or refused the model."""
 
     code = "RUNTIME_UNAVAILABLE"
+
+
+class TrainingDiverged(MachineError):
+    """The loss or the weights became NaN or infinite."""
+
+    code = "TRAINING_DIVERGED"
+
+
+class TrainingStopped(MachineError):
+    """The caller's `should_stop` ended the training."""
+
+    code = "TRAINING_STOPPED"
+
+
+class OutOfMemory(MachineError):
+    """The device's memory does not hold what was asked for."""
+
+    code = "OUT_OF_MEMORY"

@@ -48,6 +48,7 @@ def test_a_kind_s_example_validates_and_has_a_word(kind: Kind) -> None:
     assert set(kind.example) == {"pid", "parameters"}
     parameters = kind.parameters.model_validate(kind.example["parameters"])
     assert parameters.kind == kind.word
+    assert kind.parameters.model_validate(parameters.model_dump(mode="json")) == parameters, "as a record gives them"
     assert kind.slot(parameters).device in {"cpu", "gpu", "dla0", "dla1"}
     assert kind.parameters.__doc__
     assert "\\" not in kind.parameters.__doc__

@@ -37,6 +37,30 @@ EXAMPLES = {
   }
 }
 """,
+    "prune_unstructured": """
+{
+  "pid": "P0001",
+  "parameters": {
+    "kind": "prune_unstructured",
+    "input_path": "artifacts/P0001/optimizing/O0001/best.pt",
+    "amount": 0.2,
+    "pruning_type": "l1_unstructured"
+  }
+}
+""",
+    "prune_structured": """
+{
+  "pid": "P0001",
+  "parameters": {
+    "kind": "prune_structured",
+    "input_path": "artifacts/P0001/optimizing/O0001/best.pt",
+    "amount": 0.2,
+    "pruning_type": "ln_structured",
+    "n": 2,
+    "dim": 0
+  }
+}
+""",
     "check_model_stats": """
 {
   "pid": "P0001",
@@ -47,10 +71,12 @@ EXAMPLES = {
 }
 """,
 }
-KINDS = {"pt_to_onnx_fp32": "pt_to_onnx", "pt_to_onnx_fp16": "pt_to_onnx", "check_model_stats": "check_model_stats"}
+KINDS = {action: "pt_to_onnx" if action.startswith("pt_to_onnx") else action for action in EXAMPLES}
 FILES = {
     "pt_to_onnx_fp32": ["best_fp32.onnx", "best_fp32_stats.txt", "job.log"],
     "pt_to_onnx_fp16": ["job.log", "yolov8n_fp16.onnx", "yolov8n_fp16_stats.txt"],
+    "prune_unstructured": ["best_pruned.pt", "best_pruned_stats.txt", "job.log"],
+    "prune_structured": ["best_pruned.pt", "best_pruned_stats.txt", "job.log"],
     "check_model_stats": ["best_stats.txt", "job.log"],
 }
 STATS = {"size_mb", "total_params", "nonzero_params", "sparsity_pct"}
@@ -58,7 +84,7 @@ STATS = {"size_mb", "total_params", "nonzero_params", "sparsity_pct"}
 
 @pytest.fixture(scope="module")
 def pasted(service: Service, pills_model: Path) -> dict[str, tuple[dict[str, Any], str]]:
-    """Action -> the 202's body and the job's path, all three running beside each other."""
+    """Action -> the 202's body and the job's path, all running beside each other."""
     key = service.upload("P0001", "best.pt", pills_model)
     assert key == "artifacts/P0001/optimizing/O0001/best.pt"
     # The second example names another file at the same place: one that the platform put there itself.
