@@ -35,6 +35,8 @@ OOM_SCORE_ADJ = 500
 def main(spec_path: str, pipe: Connection) -> None:
     """The process's whole life under the fork server; `pipe` is the writing end."""
     os.setsid()
+    # Else multiprocessing allows a job no processes of its own, such as loaders of images; they end with its group.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # noqa: SLF001
     _die_with_parent()
     run(Path(spec_path), pipe.fileno())
 

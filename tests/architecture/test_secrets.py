@@ -42,6 +42,7 @@ def _check(seen: dict[str, Any], service: Service) -> None:
     state = str(service.workspace / "state")
     assert not [path for path in seen["open_files"] if path.startswith((state, "socket:"))], seen["open_files"]
     assert seen["session"] == seen["pid"]
+    assert seen["may_have_children"]
     assert (seen["core_limit"], seen["modules"]["tensorrt"]) == (0, False)
     assert seen["workdir"].startswith(str(service.workspace / "jobs"))
 

@@ -10,23 +10,27 @@ from torch import nn
 from app.jobs.context import JobContext
 from app.jobs.handlers._data import coco_data
 from app.schemas.kinds._pruning import PruneMetrics, PruneParameters
-from app.toolkit.checkpoint import Checkpoint, model_from_checkpoint, open_checkpoint
+from app.toolkit.checkpoint import Checkpoint, open_checkpoint
 from app.toolkit.finetuning.finetune import FinetuneResult
+from app.toolkit.models.open_model import open_model
 from app.toolkit.pruning.masks import MaskReport
 from app.toolkit.pruning.measuring import RaceSettings, compare, verdict
 from app.toolkit.pruning.removal import RemovalReport
-from app.toolkit.pruning.saving import save_checkpoint
+from app.toolkit.pruning.saving import network_to_prune, save_checkpoint
 from app.toolkit.stats import model_stats, stats_text
 
 QUICK = RaceSettings(rounds=4, calls=5)
 """Enough to tell 1.1x from 1.0x in some seconds; a benchmark job takes its time."""
 
 
-def opened(context: JobContext) -> tuple[Checkpoint, nn.Module]:
-    """The checkpoint to prune and its network, averaged weights where it has any."""
+def opened(context: JobContext, parameters: PruneParameters) -> tuple[Checkpoint, nn.Module]:
+    """The checkpoint to prune and its network. Raises InvalidInputSize and AlreadyQuantised before anything is done."""
     context.phase("load", 0.0)
-    checkpoint = open_checkpoint(context.input("input_path"), trusted=context.options["trust_checkpoints"])
-    return checkpoint, model_from_checkpoint(checkpoint)
+    path, trusted = context.input("input_path"), context.options["trust_checkpoints"]
+    adapter = open_model(path, trusted=trusted)
+    adapter.check_input(parameters.input_size, adapter.channels)
+    checkpoint = open_checkpoint(path, trusted=trusted)
+    return checkpoint, network_to_prune(checkpoint)
 
 
 def finished(

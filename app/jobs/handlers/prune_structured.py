@@ -27,7 +27,7 @@ TRAINING = (0.2, 0.7)
 
 
 def run(parameters: PruneStructured, context: JobContext) -> PruneMetrics:
-    checkpoint, network = opened(context)
+    checkpoint, network = opened(context, parameters)
     context.phase("prune", 0.1)
     if not parameters.remove:
         masked, mask = mask_structured(

@@ -10,7 +10,7 @@ from app.toolkit.pruning.masks import mask_unstructured
 
 
 def run(parameters: PruneUnstructured, context: JobContext) -> PruneMetrics:
-    checkpoint, network = opened(context)
+    checkpoint, network = opened(context, parameters)
     context.phase("prune", 0.2)
     masked, report = mask_unstructured(
         network, parameters.amount, parameters.pruning_type, seed=parameters.seed, exclude=parameters.exclude

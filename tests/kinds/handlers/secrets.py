@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import sys
@@ -18,6 +19,7 @@ def run(parameters: Secrets, context: JobContext) -> SecretsMetrics:
         pid=os.getpid(),
         parent_pid=os.getppid(),
         session=os.getsid(0),
+        may_have_children=not multiprocessing.current_process().daemon,
         workdir=str(Path.cwd()),
         environment=dict(os.environ),
         modules={name: name in sys.modules for name in HEAVY},

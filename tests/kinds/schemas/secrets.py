@@ -21,6 +21,7 @@ class SecretsMetrics(Metrics):
     pid: int
     parent_pid: int
     session: int
+    may_have_children: bool = Field(description="Whether multiprocessing lets it start processes.")
     workdir: str
     environment: dict[str, str]
     modules: dict[str, bool] = Field(description="Heavy module -> whether it was loaded before the handler ran.")
