@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from ultralytics.nn import tasks
 
+from app.toolkit.coco import CocoData, read_coco
 from app.toolkit.models.base import ModelAdapter
 from app.toolkit.models.open_model import open_model
 from app.toolkit.pipeline import ExportResult, export_and_prove
-
-ASSETS = Path(__file__).resolve().parents[1] / "assets" / "pills"
+from app.toolkit.pruning.removal import RemovalOptions, remove_channels
+from tests.toolkit.recovery import network_of
+from tests.toolkit.scenes import ASSETS, make_scenes
 
 NETWORKS = {
     "yolov8n": tasks.DetectionModel,
@@ -71,3 +77,26 @@ def exported(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportRes
 def exported_fp16(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     """The pills model as FP16 ONNX at 640."""
     return export_and_prove(pills, tmp_path_factory.mktemp("fp16") / "pills_fp16.onnx", precision="fp16")
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
+    folder = make_scenes(tmp_path_factory.mktemp("train"), images=36, seed=77_001)
+    return read_coco(folder / "instances.json", folder / "images")
+
+
+@pytest.fixture(scope="session")
+def few(scenes: CocoData) -> CocoData:
+    return replace(scenes, image_ids=scenes.image_ids[:7], file_names=scenes.file_names[:7])
+
+
+@pytest.fixture(scope="session")
+def content(scenes: CocoData) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(scenes.annotations.read_text())
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def pruned(pills: Path) -> nn.Module:
+    """The pills network without a fifth of its channels."""
+    return remove_channels(network_of(pills), RemovalOptions(ratio=0.2), input_size=(320, 320))[0]

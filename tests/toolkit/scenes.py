@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.toolkit.conftest import ASSETS
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "pills"
 
 
 def make_scenes(folder: Path, *, images: int, seed: int) -> Path:

@@ -13,74 +13,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
-from app.toolkit.checkpoint import model_from_checkpoint, open_checkpoint
 from app.toolkit.coco import CocoData, read_coco
 from app.toolkit.errors import (
-    InvalidAnnotations,
     InvalidInputSize,
     InvalidTrainingSettings,
     RuntimeUnavailable,
     ToolkitError,
     TrainingDiverged,
     TrainingStopped,
-    UnreadableImage,
     UnsupportedTask,
 )
-from app.toolkit.finetuning.data import TrainingData, split_data
+from app.toolkit.finetuning.data import TrainingData
 from app.toolkit.finetuning.finetune import FinetuneResult, FinetuneSettings, _for_trainer, epoch_line, finetune
 from app.toolkit.finetuning.trainer import free_workers, out_of_memory
 from app.toolkit.pruning.removal import RemovalOptions, remove_channels
 from tests.toolkit.conftest import MakeModel
+from tests.toolkit.recovery import SHORT, network_of, shapes
 from tests.toolkit.scenes import make_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = FinetuneSettings(epochs=1, imgsz=96, batch=4)
-
-
-def network_of(path: Path) -> nn.Module:
-    """A checkpoint's network, float32."""
-    return model_from_checkpoint(open_checkpoint(path)).float().eval()
-
-
-def shapes(network: nn.Module) -> dict[str, torch.Size]:
-    """Every tensor of the network by name."""
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
-
-
-def edited(data: CocoData, target: Path, **changes: Any) -> CocoData:
-    """The data with other annotations, written to the target."""
-    content = json.loads(data.annotations.read_text())
-    target.write_text(json.dumps({**content, **changes}))
-    return read_coco(target, data.images)
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
-    folder = make_scenes(tmp_path_factory.mktemp("train"), images=36, seed=77_001)
-    return read_coco(folder / "instances.json", folder / "images")
-
-
-@pytest.fixture(scope="module")
-def few(scenes: CocoData) -> CocoData:
-    return replace(scenes, image_ids=scenes.image_ids[:7], file_names=scenes.file_names[:7])
-
-
-@pytest.fixture(scope="module")
-def content(scenes: CocoData) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(scenes.annotations.read_text())
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def pruned(pills: Path) -> nn.Module:
-    """The pills network without a fifth of its channels."""
-    return remove_channels(network_of(pills), RemovalOptions(ratio=0.2), input_size=(320, 320))[0]
 
 
 @pytest.fixture(scope="module")
@@ -267,66 +222,6 @@ def test_it_runs_in_a_daemonic_process_forked_from_one_that_loaded_torch(
     assert (tmp_path / "done").read_text() == "6"
 
 
-def test_classes_are_matched_by_name_crowds_left_out_and_empty_images_kept(
-    pills: Path, few: CocoData, content: dict[str, Any], tmp_path: Path
-) -> None:
-    names: dict[int, str] = dict(network_of(pills).names)  # type: ignore[arg-type]
-    renumbered = {entry["id"]: 500 - 7 * entry["id"] for entry in content["categories"]}
-    first, second, third = few.image_ids[:3]
-    boxes = [{**box, "category_id": renumbered[box["category_id"]]} for box in content["annotations"]]
-    for box in boxes:
-        box["iscrowd"] = int(box["image_id"] == second)
-    boxes.append({**next(box for box in boxes if box["image_id"] == first), "bbox": [700.0, 10.0, 20.0, 20.0]})
-    boxes = [box for box in boxes if box["image_id"] != third]
-    categories = [{**entry, "id": renumbered[entry["id"]]} for entry in content["categories"]]
-    unused = {"id": 9, "name": "a shoe"}
-    data = edited(few, tmp_path / "a.json", categories=[unused, *categories], annotations=boxes)
-    data = replace(data, image_ids=few.image_ids, file_names=few.file_names)
-    plain = {image.image_id: image for part in _parts(TrainingData(few), names) for image in part}
-    found = {image.image_id: image for part in _parts(TrainingData(data), names) for image in part}
-    assert found.keys() == plain.keys()
-    assert len(found[second].classes) == len(found[third].classes) == 0 < len(plain[second].classes)
-    for image_id in set(found) - {second, third}:
-        np.testing.assert_array_equal(found[image_id].classes, plain[image_id].classes)
-        np.testing.assert_array_equal(found[image_id].boxes, plain[image_id].boxes)
-    split = split_data(TrainingData(data), names, seed=0)
-    assert split.validation_coco.category_ids == tuple(renumbered[index] for index in range(12))
-
-
-def _parts(data: TrainingData, names: Mapping[int, str]) -> tuple[Any, ...]:
-    split = split_data(data, names, seed=0)
-    return split.train, split.validation
-
-
-def test_boxes_are_fractions_of_the_image_and_cut_at_its_edges(pills: Path, tmp_path: Path) -> None:
-    names: dict[int, str] = dict(network_of(pills).names)  # type: ignore[arg-type]
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (200, 100)).save(tmp_path / name)
-    boxes = [{"id": n, "image_id": n, "category_id": 4, "bbox": [-20, 50, 40, 100]} for n in (1, 2)]
-    document = {
-        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png", "width": 200, "height": 100}],
-        "annotations": boxes,
-        "categories": [{"id": 4, "name": names[7]}],
-    }
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    split = split_data(TrainingData(read_coco(tmp_path / "a.json", tmp_path)), names, seed=0)
-    assert len(split.train) == len(split.validation) == 1
-    np.testing.assert_allclose(split.train[0].boxes, [[0.05, 0.75, 0.1, 0.5]], rtol=1e-6)
-    assert split.train[0].classes.tolist() == [7.0]
-
-
-def test_the_split_is_stable_by_seed_and_validation_data_is_taken_as_it_is(pills: Path, scenes: CocoData) -> None:
-    names: dict[int, str] = dict(network_of(pills).names)  # type: ignore[arg-type]
-    picked = [{image.image_id for image in _parts(TrainingData(scenes), names)[1]} for _ in range(2)]
-    other = {image.image_id for image in split_data(TrainingData(scenes), names, seed=1).validation}
-    assert picked[0] == picked[1] != other and len(other) == 4
-    first = replace(scenes, image_ids=scenes.image_ids[:5], file_names=scenes.file_names[:5])
-    rest = replace(scenes, image_ids=scenes.image_ids[5:8], file_names=scenes.file_names[5:8])
-    train, validation = _parts(TrainingData(first, rest), names)
-    assert tuple(image.image_id for image in train) == first.image_ids
-    assert tuple(image.image_id for image in validation) == rest.image_ids
-
-
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
@@ -353,48 +248,6 @@ def test_only_detectors_are_trained(make_model: MakeModel, few: CocoData, tmp_pa
         with pytest.raises(UnsupportedTask) as raised:
             finetune(network, TrainingData(few), SHORT, tmp_path)
         assert raised.value.received
-
-
-def test_annotations_that_cannot_teach_are_refused(
-    pruned: nn.Module, few: CocoData, content: dict[str, Any], tmp_path: Path
-) -> None:
-    shoes = [{**entry, "name": "a shoe"} if entry["id"] == 3 else entry for entry in content["categories"]]
-    boxes = content["annotations"]
-    cases: dict[str, dict[str, Any]] = {
-        "does not know 1 .*'a shoe'": {"categories": shoes},
-        "holds no box": {"annotations": []},
-        "has no box": {"annotations": [{**boxes[0], "bbox": None}]},
-        "is no COCO": {"annotations": [[1, 2]]},
-        "has no image_id": {"annotations": [{"id": 1}]},
-        "cannot be both": {"annotations": boxes[:1]},
-        "another version": {"images": [{**entry, "width": 641} for entry in content["images"]]},
-    }
-    for text, changes in cases.items():
-        with pytest.raises(InvalidAnnotations, match=text) as raised:
-            finetune(pruned, TrainingData(edited(few, tmp_path / "x.json", **changes)), SHORT, tmp_path)
-        assert raised.value.expected and raised.value.received
-    with pytest.raises(InvalidAnnotations) as raised:
-        finetune(pruned, TrainingData(edited(few, tmp_path / "x.json", categories=shoes)), SHORT, tmp_path)
-    assert "641100040" in raised.value.expected and "a shoe" in raised.value.received
-
-
-def test_a_file_that_is_no_picture_is_named(
-    pruned: nn.Module, few: CocoData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in few.file_names:
-        (folder / name).write_bytes((few.images / name).read_bytes())
-    data = replace(few, images=folder)
-    (folder / few.file_names[2]).write_bytes(b"no picture")
-    with pytest.raises(UnreadableImage, match=few.file_names[2]):
-        finetune(pruned, TrainingData(data), SHORT, tmp_path)
-    assert not capsys.readouterr().out  # Ultralytics' way to open it would have called pip
-    # A whole header before a broken body.
-    Image.new("RGB", (640, 640)).save(folder / "whole.png")
-    (folder / few.file_names[2]).write_bytes((folder / "whole.png").read_bytes()[:60])
-    with pytest.raises(UnreadableImage, match=few.file_names[2]):
-        finetune(pruned, TrainingData(data), SHORT, tmp_path)
 
 
 def test_weights_that_are_not_finite_are_told_as_a_divergence(pills: Path, few: CocoData, tmp_path: Path) -> None:
