@@ -97,16 +97,22 @@ def test_a_removal_is_trained_back(service: Service, key: str, tmp_path: Path) -
         "amount": 0.2,
         "input_size": [320, 320],
         "data": data,
-        "finetune": {"data": data, "epochs": 3, "batch": 8},
+        "importance": "taylor",
+        "calibration": {"images": str(images), "sample": 8},
+        "finetune": {"data": data, "epochs": 4, "batch": 4},
     }
     path = service.submit("prune_structured", PID, parameters)
     job = service.wait(path, 280)
     assert job["status"] == "completed", (job["error"], service.job_log(path))
     trained = job["metrics"]["finetune"]
-    assert len(trained["history"]) == 3
-    assert job["metrics"]["after"]["map50_95"] > 0.1
+    assert len(trained["history"]) == 4
+    assert job["metrics"]["after"]["map50_95"] > 0.3
+    assert "epoch 4/4: " in service.job_log(path)
     network = _result(service, job, tmp_path)
     assert sum(parameter.numel() for parameter in network.parameters()) == job["metrics"]["after"]["total_params"]
+    key = f"{job['artifacts_path']}best_pruned.pt"
+    exported = service.run("pt_to_onnx_fp32", PID, {"kind": "pt_to_onnx", "input_path": key, **SMALL})
+    assert exported["metrics"]["parity"]["passed"]
 
 
 REMOVE = {"remove": True}
