@@ -24,7 +24,7 @@ from app.storage import mongo_documents as documents
 from app.storage.mongo_callbacks import Outbox
 from app.storage.mongo_connection import Document, MongoConnection, aggregate, told
 from app.storage.mongo_indexes import make_indexes
-from app.storage.mongo_ledger import Ledger, Step
+from app.storage.mongo_ledger import Decide, Ledger, Step
 from app.storage.records import (
     LEGAL_MOVES,
     RELEASED,
@@ -96,6 +96,8 @@ class MongoRecords:
         Both numbers are the next after the largest, so that rows have no gaps: who finds one taken looks again.
         """
         oids = self._database["oids"]
+        # While the store is away its callers shall hear so beside each other, not one after the other at the lock.
+        await self._database.command("ping")
         while True:
             async with self._drawing:
                 if key and (row := await oids.find_one({"key": f"{key.uid}/{key.key}"})):
@@ -252,7 +254,7 @@ class MongoRecords:
 
         return await self._change(ref, decide)
 
-    async def _change(self, ref: JobRef, decide: Any, token: str | None = None) -> JobRecord | None:
+    async def _change(self, ref: JobRef, decide: Decide, token: str | None = None) -> JobRecord | None:
         document = await self._jobs.change(str(ref), decide, token)
         return documents.job_of(document) if document else None
 

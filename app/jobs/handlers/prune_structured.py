@@ -17,7 +17,7 @@ from app.toolkit.finetuning.data import TrainingData
 from app.toolkit.finetuning.finetune import FinetuneResult, FinetuneSettings, epoch_line, finetune
 from app.toolkit.images import list_images, read_image, sample_images, tensor_from_image
 from app.toolkit.pruning.masks import mask_structured
-from app.toolkit.pruning.removal import RemovalOptions, RemovalReport, remove_channels
+from app.toolkit.pruning.removal import RemovalOptions, RemovalReport, input_channels, remove_channels
 
 CALIBRATION_IMAGES = 32
 """Taken where the request does not say how many."""
@@ -55,17 +55,18 @@ def _removed(parameters: PruneStructured, context: JobContext, network: nn.Modul
         head=parameters.head,
     )
     return remove_channels(
-        network, options, input_size=parameters.input_size, images=_calibration(context, parameters.input_size)
+        network, options, input_size=parameters.input_size, images=_calibration(context, network, parameters.input_size)
     )
 
 
-def _calibration(context: JobContext, input_size: tuple[int, int]) -> list[torch.Tensor]:
+def _calibration(context: JobContext, network: nn.Module, input_size: tuple[int, int]) -> list[torch.Tensor]:
     given = context.images("calibration")
     if given is None:
         return []
     folder, sample = given
     chosen: list[Path] = sample_images(list_images(folder), sample or CALIBRATION_IMAGES)
-    return [torch.from_numpy(tensor_from_image(read_image(path), input_size, 3)[0]) for path in chosen]
+    channels = input_channels(network)
+    return [torch.from_numpy(tensor_from_image(read_image(path), input_size, channels)[0]) for path in chosen]
 
 
 def _trained(asked: Finetune, imgsz: int, context: JobContext, pruned: nn.Module) -> FinetuneResult:

@@ -21,6 +21,7 @@ from app.toolkit.coco import CocoData, CocoResult, evaluate
 from app.toolkit.export import onnx_from_torch
 from app.toolkit.macs import macs_by_layer
 from app.toolkit.models.open_model import open_model
+from app.toolkit.pruning.removal import input_channels
 from app.toolkit.runtimes.base import Array
 from app.toolkit.runtimes.ort_runtime import OrtRuntime
 from app.toolkit.stats import model_stats
@@ -151,8 +152,7 @@ def facts_of(path: Path, input_size: tuple[int, int], *, trusted: bool = False) 
     """Read a `.pt` anew and count. Raises the ModelFileErrors, InvalidInputSize."""
     stats = model_stats(path, trusted=trusted).as_dict()["stats"]
     network = model_from_checkpoint(open_checkpoint(path, trusted=trusted))
-    channels = next(one.in_channels for one in network.modules() if isinstance(one, torch.nn.Conv2d))
-    macs = sum(macs_by_layer(network, torch.zeros(1, channels, *input_size)).values())
+    macs = sum(macs_by_layer(network, torch.zeros(1, input_channels(network), *input_size)).values())
     return Facts(
         stats["total_params"], stats["nonzero_params"], float(stats["sparsity_pct"]), float(stats["size_mb"]), macs
     )

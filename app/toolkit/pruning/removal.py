@@ -146,7 +146,7 @@ def remove_channels(
     begun = time.perf_counter()
     _check(network, options)
     pruned = copy.deepcopy(network).float().eval().requires_grad_(True)
-    channels = _input_channels(pruned)
+    channels = input_channels(pruned)
     example = torch.zeros(1, channels, TRACE_SIZE, TRACE_SIZE)
     with _one_thread():
         macs = macs_by_layer(pruned, torch.zeros(1, channels, *input_size))
@@ -278,7 +278,7 @@ def _finish(
         raise not_prunable(error) from error
     if now != answers:
         raise not_prunable(ValueError(f"the answers' shapes changed from {answers} to {now}"))
-    macs = macs_by_layer(pruned, torch.zeros(1, _input_channels(pruned), *input_size))
+    macs = macs_by_layer(pruned, torch.zeros(1, input_channels(pruned), *input_size))
     return Costs(sum(p.numel() for p in pruned.parameters()), sum(macs.values()))
 
 
@@ -300,7 +300,8 @@ def _shapes(network: nn.Module, example: torch.Tensor) -> list[tuple[int, ...]]:
     return found
 
 
-def _input_channels(network: nn.Module) -> int:
+def input_channels(network: nn.Module) -> int:
+    """How many channels the first convolution reads."""
     return next(one.in_channels for one in network.modules() if isinstance(one, nn.Conv2d))
 
 
