@@ -24,7 +24,7 @@ from app.toolkit.models.open_model import open_model
 from app.toolkit.pruning.removal import input_channels
 from app.toolkit.runtimes.base import Array
 from app.toolkit.runtimes.ort_runtime import OrtRuntime
-from app.toolkit.stats import model_stats
+from app.toolkit.stats import stats_of_checkpoint
 
 Kind = Literal["mask", "removal"]
 WARM_CALLS = 2  # of each window, as the other model's threads may still spin
@@ -150,8 +150,9 @@ def compare(
 
 def facts_of(path: Path, input_size: tuple[int, int], *, trusted: bool = False) -> Facts:
     """Read a `.pt` anew and count. Raises the ModelFileErrors, InvalidInputSize."""
-    stats = model_stats(path, trusted=trusted).as_dict()["stats"]
-    network = model_from_checkpoint(open_checkpoint(path, trusted=trusted))
+    checkpoint = open_checkpoint(path, trusted=trusted)
+    stats = stats_of_checkpoint(checkpoint).as_dict()["stats"]
+    network = model_from_checkpoint(checkpoint)
     macs = sum(macs_by_layer(network, torch.zeros(1, input_channels(network), *input_size)).values())
     return Facts(
         stats["total_params"], stats["nonzero_params"], float(stats["sparsity_pct"]), float(stats["size_mb"]), macs
