@@ -134,13 +134,13 @@ def test_jobs_run_without_a_fork_server_where_the_setting_says_so(make_service: 
 @pytest.mark.every_store(slow=True)
 def test_a_stop_gives_unfinished_jobs_back_and_the_next_start_runs_them(make_service: MAKE) -> None:
     service = make_service("same", DRAIN_TIMEOUT_SEC="0.5")
-    long = service.submit("nap", "P1", {"seconds": 4.0})
+    long = service.submit("nap", "P1", {"seconds": 6.0})
     short = service.submit("nap", "P1", {"seconds": 0.4})
     queued = service.submit("nap", "P1", {})
-    service.wait(long, statuses={"running"})
+    eventually(lambda: service.job(long)["phase"] == "nap 1", 20, what="the fork server up and the long job at work")
     began = time.monotonic()
     assert service.stop() == 0
-    assert time.monotonic() - began < 4, "a stop does not wait for the long job"
+    assert time.monotonic() - began < 5, "a stop does not wait for the long job"
     service.start()
     assert {service.wait(job)["status"] for job in (long, short, queued)} == {"completed"}
     assert service.job(long)["attempt"] == 1, "a stop of the service is not the job's fault"
