@@ -20,9 +20,10 @@ import torch
 
 from app.toolkit.checkpoint import open_checkpoint
 from app.toolkit.pipeline import export_and_prove
-from app.toolkit.pruning.measuring import Race, RaceSettings, graph_of, race
+from app.toolkit.pruning.measuring import graph_of
 from app.toolkit.pruning.removal import RemovalOptions, RemovalReport, remove_channels
 from app.toolkit.pruning.saving import network_to_prune, save_checkpoint
+from app.toolkit.race import Race, RaceSettings, race
 
 PILLS = Path(__file__).resolve().parents[1] / "tests" / "assets" / "pills" / "pills_yolov8n.pt"
 SIZE = (640, 640)

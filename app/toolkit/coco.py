@@ -20,8 +20,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from app.toolkit.detections import COCO_NMS, Detections, NmsSettings
 from app.toolkit.errors import InvalidAnnotations
 from app.toolkit.images import read_image
-from app.toolkit.models.base import ModelAdapter
-from app.toolkit.runtimes.base import Runtime
+from app.toolkit.models.base import ImageModel
+from app.toolkit.runtimes.base import Runtime, fill_batch
 
 Prediction = dict[str, Any]
 
@@ -85,25 +85,25 @@ def read_coco(annotations: Path | str, images: Path | str, *, limit: int | None 
 
 
 def evaluate(
-    adapter: ModelAdapter,
+    model: ImageModel,
     runtime: Runtime,
     data: CocoData,
     *,
     input_size: tuple[int, int],
     settings: NmsSettings = COCO_NMS,
 ) -> CocoResult:
-    """mAP of an open runtime of batch size 1 on the data. Raises InvalidAnnotations if the classes do not match."""
-    if len(data.category_ids) != len(adapter.names):
+    """mAP of an open runtime on the data, image by image. Raises InvalidAnnotations if the classes do not match."""
+    if len(data.category_ids) != len(model.names):
         raise InvalidAnnotations(
             "the annotations' categories are not the model's classes",
-            expected=f"{len(adapter.names)} categories",
+            expected=f"{len(model.names)} categories",
             received=f"{len(data.category_ids)} categories",
         )
-    return score(predict(adapter, runtime, data, input_size=input_size, settings=settings), data)
+    return score(predict(model, runtime, data, input_size=input_size, settings=settings), data)
 
 
 def predict(
-    adapter: ModelAdapter,
+    model: ImageModel,
     runtime: Runtime,
     data: CocoData,
     *,
@@ -114,8 +114,9 @@ def predict(
     predictions: list[Prediction] = []
     name = runtime.inputs[0].name
     for image_id, file_name in zip(data.image_ids, data.file_names, strict=True):
-        tensor, frame = adapter.preprocess(read_image(data.images / file_name), input_size)
-        (found,) = adapter.postprocess(runtime.infer({name: tensor}), [frame], settings)
+        tensor, frame = model.preprocess(read_image(data.images / file_name), input_size)
+        answers = runtime.infer({name: fill_batch(tensor, runtime.inputs[0])})
+        (found,) = model.postprocess(answers, [frame], settings)
         predictions.extend(_results(found, image_id, data.category_ids))
     return predictions
 

@@ -20,9 +20,10 @@ from app.toolkit.coco import CocoResult, read_coco
 from app.toolkit.images import DEFAULT_IMAGES
 from app.toolkit.pipeline import export_and_prove
 from app.toolkit.pruning.masks import mask_structured, mask_unstructured
-from app.toolkit.pruning.measuring import Comparison, Facts, Race, RaceSettings, compare, race, verdict
+from app.toolkit.pruning.measuring import Comparison, Facts, compare, verdict
 from app.toolkit.pruning.removal import RemovalOptions, remove_channels
 from app.toolkit.pruning.saving import network_to_prune, notes_of, save_checkpoint
+from app.toolkit.race import Race, RaceSettings, race
 from app.toolkit.stats import model_stats
 from tests.toolkit.conftest import MakeModel
 from tests.toolkit.scenes import make_scenes

@@ -14,9 +14,10 @@ from app.toolkit.checkpoint import Checkpoint, open_checkpoint
 from app.toolkit.finetuning.finetune import FinetuneResult
 from app.toolkit.models.open_model import open_model
 from app.toolkit.pruning.masks import MaskReport
-from app.toolkit.pruning.measuring import RaceSettings, compare, verdict
+from app.toolkit.pruning.measuring import compare, verdict
 from app.toolkit.pruning.removal import RemovalReport
 from app.toolkit.pruning.saving import network_to_prune, save_checkpoint
+from app.toolkit.race import RaceSettings
 from app.toolkit.stats import model_stats, stats_text
 
 QUICK = RaceSettings(rounds=4, calls=5)

@@ -43,14 +43,32 @@ class HeadPart:
         return array[tuple(index)]
 
 
-class ModelAdapter(Protocol):
-    """One loaded network of a known family. Sizes are (H, W) in px; images are [h, w, 3] uint8 RGB."""
+class ImageModel(Protocol):
+    """What a model says of its images and answers, whatever runs it: a network, or the file exported from one.
+
+    Sizes are (H, W) in px; images are [h, w, 3] uint8 RGB.
+    """
 
     family: str
     task: str
     names: dict[int, str]
-    stride: int
     channels: int
+
+    def preprocess(self, image: Uint8Array, input_size: tuple[int, int]) -> tuple[Float32Array, LetterboxFrame]:
+        """One image as [1, C, H, W] float32, and where it lies in it."""
+        ...
+
+    def postprocess(
+        self, outputs: Mapping[str, npt.NDArray[Any]], frames: Sequence[LetterboxFrame], settings: NmsSettings
+    ) -> list[Detections]:
+        """Detections of each image of a batch. Raises UnsupportedTask where the task has no upright boxes."""
+        ...
+
+
+class ModelAdapter(ImageModel, Protocol):
+    """One loaded network of a known family."""
+
+    stride: int
     output_names: tuple[str, ...]
     parts: tuple[HeadPart, ...]
 
@@ -68,16 +86,6 @@ class ModelAdapter(Protocol):
 
     def example_input(self, input_size: tuple[int, int], batch_size: int) -> torch.Tensor:
         """A [N, C, H, W] float32 tensor that the exporter may trace with."""
-        ...
-
-    def preprocess(self, image: Uint8Array, input_size: tuple[int, int]) -> tuple[Float32Array, LetterboxFrame]:
-        """One image as [1, C, H, W] float32, and where it lies in it."""
-        ...
-
-    def postprocess(
-        self, outputs: Mapping[str, npt.NDArray[Any]], frames: Sequence[LetterboxFrame], settings: NmsSettings
-    ) -> list[Detections]:
-        """Detections of each image of a batch. Raises UnsupportedTask where the task has no upright boxes."""
         ...
 
     def reference_module(self) -> nn.Module:

@@ -106,14 +106,7 @@ class UltralyticsModel:
         self, outputs: Mapping[str, npt.NDArray[Any]], frames: Sequence[LetterboxFrame], settings: NmsSettings
     ) -> list[Detections]:
         """Upright boxes of detect, segment and pose heads, which carry them in the same rows of `output0`."""
-        if self.task in ("classify", "obb") or _is_end_to_end(self._head):
-            raise UnsupportedTask(
-                f"a model of task {self.task} gives no upright boxes before suppression",
-                expected="detect, segment or pose",
-                received=self.task,
-            )
-        raw = outputs[OUTPUT]
-        return [detections_from_raw(raw[index], frame, len(self.names), settings) for index, frame in enumerate(frames)]
+        return upright_boxes(outputs, frames, settings, self.task, len(self.names), end2end=_is_end_to_end(self._head))
 
     def reference_module(self) -> nn.Module:
         """Unfused, so that the proof covers the fusion too; the head only drops its training outputs."""
@@ -175,6 +168,26 @@ class UltralyticsModel:
         """Another network on the same weights: only the objects around the tensors are copied."""
         tensors = [*self._network.parameters(), *self._network.buffers()]
         return copy.deepcopy(self._network, {id(tensor): tensor for tensor in tensors})
+
+
+def upright_boxes(  # noqa: PLR0913 - what the family's network and its exported file both know
+    outputs: Mapping[str, npt.NDArray[Any]],
+    frames: Sequence[LetterboxFrame],
+    settings: NmsSettings,
+    task: str,
+    class_count: int,
+    *,
+    end2end: bool,
+) -> list[Detections]:
+    """Detections of each image from `output0` [N, 4 + classes (+ more), anchors]. Raises UnsupportedTask."""
+    if task not in ("detect", "segment", "pose") or end2end:
+        raise UnsupportedTask(
+            f"a model of task {task} gives no upright boxes before suppression",
+            expected="detect, segment or pose, not end to end",
+            received=task,
+        )
+    raw = outputs[OUTPUT]
+    return [detections_from_raw(raw[index], frame, class_count, settings) for index, frame in enumerate(frames)]
 
 
 def _set(module: nn.Module, **switches: object) -> None:

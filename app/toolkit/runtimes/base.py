@@ -92,6 +92,12 @@ class CheckedRuntime(ABC):
     def _close(self) -> None: ...
 
 
+def fill_batch(tensor: Array, spec: TensorSpec) -> Array:
+    """One image's tensor [1, ...] as often as the input's batch, if that is fixed, asks for."""
+    batch = spec.shape[0] if spec.shape else 1
+    return np.repeat(tensor, batch, axis=0) if isinstance(batch, int) and batch > 1 else tensor
+
+
 def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:
     """Raise FeedMismatch unless the feeds are exactly the inputs, by name, dtype and shape."""
     wanted = {spec.name for spec in inputs}
