@@ -177,6 +177,11 @@ class Settings(BaseSettings):
         return self.workspace_dir / "jobs"
 
     @property
+    def cache_dir(self) -> Path:
+        """What jobs keep for later ones and may be removed at any time: ranges of calibrations, timing caches."""
+        return self.workspace_dir / "cache"
+
+    @property
     def state_dir(self) -> Path:
         return self.workspace_dir / "state"
 

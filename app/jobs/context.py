@@ -31,6 +31,8 @@ class JobContext:
         self.workdir = Path(spec.workdir)
         self.threads = spec.threads
         """CPU threads that this job may keep busy."""
+        self.cache_dir = Path(spec.cache_dir) if spec.cache_dir else None
+        """A folder that outlives the job; None where the job is run by hand."""
         self.options: dict[str, Any] = spec.options
         """The service's settings that are no secret, by their lower-case name."""
 

@@ -152,7 +152,7 @@ class Inputs:
     def _is_private(self, uid: str, path: Path) -> bool:
         """Whether a path is the service's own or another user's; the artifact store is reached by key only."""
         records = self._settings.records_file
-        kept = [self._settings.state_dir, self._settings.store_dir, records]
+        kept = [self._settings.state_dir, self._settings.store_dir, self._settings.cache_dir, records]
         kept += [records.with_name(records.name + ending) for ending in ("-wal", "-shm")]
         kept += [file for secret in SECRETS if (file := getattr(self._settings, f"{secret}_file"))]
         if any(path.is_relative_to(own.resolve()) or own.resolve().is_relative_to(path) for own in kept):

@@ -41,6 +41,8 @@ class JobSpec:
     threads: int
     preloaded: bool
     """Whether the process should find the heavy libraries loaded already."""
+    cache_dir: str | None = None
+    """A folder that outlives the job, for what may be made anew at any time."""
     options: dict[str, Any] = field(default_factory=dict)
     """Settings that handlers may see; none of them is secret."""
 

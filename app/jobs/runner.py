@@ -179,6 +179,7 @@ class Runner:
             output_name=job.output_name,
             threads=self._threads(),
             preloaded=self.launcher.method == "forkserver" and "torch" in kind.needs,
+            cache_dir=str(self.settings.cache_dir),
             options=self.settings.job_options,
         )
         running = self.telemetry.running.labels(job.slot)

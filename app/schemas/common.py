@@ -114,6 +114,13 @@ class OutputFile:
         return name
 
 
+class ImageFolder:
+    """Marks a parameter that names images alone, as S0's `calib_dir` does, in any of the forms of a DataSource."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(check_input_location, handler(source))
+
+
 class DataSource(StrictModel):
     """Images, and where there are any their labels, given the same way for every kind."""
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic.fields import FieldInfo
 
-from app.schemas.common import DataSource, InputFile, OutputFile, StrictModel
+from app.schemas.common import DataSource, ImageFolder, InputFile, OutputFile, StrictModel
 
 Device = Literal["cpu", "gpu", "dla0", "dla1"]
 
@@ -90,10 +90,12 @@ class Kind:
 
 
 def _data_sources(model: StrictModel, place: str) -> Iterator[tuple[str, DataSource]]:
-    for name in type(model).model_fields:
+    for name, info in type(model).model_fields.items():
         value = getattr(model, name)
         if isinstance(value, DataSource):
             yield place + name, value
+        elif value is not None and any(isinstance(mark, ImageFolder) for mark in _marks(info)):
+            yield place + name, DataSource(images=value, annotations=None, sample=None)
         elif isinstance(value, StrictModel):
             yield from _data_sources(value, f"{place}{name}.")
 

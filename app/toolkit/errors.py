@@ -16,6 +16,11 @@
     │   ├── AlreadyQuantised            ALREADY_QUANTISED
     │   ├── StructureNotPrunable        STRUCTURE_NOT_PRUNABLE
     │   ├── TargetUnreachable           TARGET_UNREACHABLE
+    │   ├── UnknownProfile              UNKNOWN_PROFILE
+    │   ├── BuildElsewhere              BUILD_ELSEWHERE
+    │   ├── InvalidBuild                INVALID_BUILD
+    │   ├── CalibrationMissing          CALIBRATION_MISSING
+    │   ├── ReleaseUnsupported          RELEASE_UNSUPPORTED
     │   └── ModelFileError              the file is not what was asked for
     │       ├── FileMissing             FILE_MISSING
     │       ├── EmptyFile               EMPTY_FILE
@@ -26,15 +31,25 @@
     │       ├── StateDictWithoutModel   STATE_DICT_WITHOUT_MODEL
     │       ├── UnknownModelFamily      UNKNOWN_MODEL_FAMILY
     │       ├── UnsafeCheckpoint        UNSAFE_CHECKPOINT (carries the names the file asked for)
-    │       └── InvalidOnnx             INVALID_ONNX
+    │       ├── InvalidOnnx             INVALID_ONNX
+    │       ├── OnnxRefused             ONNX_REFUSED (carries the nodes)
+    │       └── UnsupportedOperator     UNSUPPORTED_OPERATOR (an OnnxRefused)
     └── MachineError                    the request was sound, the work did not succeed
         ├── ExportFailed                EXPORT_FAILED
         ├── NotFinite                   NOT_FINITE
         ├── ParityFailed                PARITY_FAILED (carries the report)
+        ├── AccuracyDropped             ACCURACY_DROPPED
         ├── RuntimeUnavailable          RUNTIME_UNAVAILABLE
         ├── TrainingDiverged            TRAINING_DIVERGED
         ├── TrainingStopped             TRAINING_STOPPED
-        └── OutOfMemory                 OUT_OF_MEMORY
+        ├── OutOfMemory                 OUT_OF_MEMORY
+        └── EngineBuildFailed           ENGINE_BUILD_FAILED
+            ├── TrtexecMissing          TRTEXEC_MISSING
+            ├── TrtexecOptionRefused    TRTEXEC_OPTION_REFUSED
+            ├── DlaUnavailable          DLA_UNAVAILABLE
+            ├── CudaUnusable            CUDA_UNUSABLE
+            ├── BuildKilled             BUILD_KILLED
+            └── BuildTimedOut           BUILD_TIMED_OUT
 
 A defect of ours is none of these: it stays the Python exception that it is.
 """
@@ -175,6 +190,36 @@ class TargetUnreachable(RequestError):
     code = "TARGET_UNREACHABLE"
 
 
+class UnknownProfile(RequestError):
+    """A device profile was named that the table does not have."""
+
+    code = "UNKNOWN_PROFILE"
+
+
+class BuildElsewhere(RequestError):
+    """An engine was asked for that only another machine can build; the hint has what to run there."""
+
+    code = "BUILD_ELSEWHERE"
+
+
+class InvalidBuild(RequestError):
+    """An engine was asked for with options that contradict each other or cannot be."""
+
+    code = "INVALID_BUILD"
+
+
+class CalibrationMissing(RequestError):
+    """INT8 was asked for with nothing that says what the ranges are: TensorRT would invent them and report success."""
+
+    code = "CALIBRATION_MISSING"
+
+
+class ReleaseUnsupported(RequestError):
+    """This TensorRT is too old to be driven, or lacks what was asked of it."""
+
+    code = "RELEASE_UNSUPPORTED"
+
+
 class ModelFileError(RequestError):
     """A model file is not what the operation needs."""
 
@@ -247,6 +292,24 @@ class InvalidOnnx(ModelFileError):
     code = "INVALID_ONNX"
 
 
+class OnnxRefused(ModelFileError):
+    """TensorRT's parser refused the graph. `nodes` names those that it refused."""
+
+    code = "ONNX_REFUSED"
+
+    def __init__(
+        self, message: str, *, nodes: Sequence[str] = (), expected: str = "", received: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(message, expected=expected, received=received, hint=hint)
+        self.nodes = tuple(nodes)
+
+
+class UnsupportedOperator(OnnxRefused):
+    """TensorRT has neither an importer nor a plugin for an operator of the graph."""
+
+    code = "UNSUPPORTED_OPERATOR"
+
+
 class ExportFailed(MachineError):
     """The exporter gave up on the network."""
 
@@ -271,6 +334,12 @@ class ParityFailed(MachineError):
         self.report = dict(report)
 
 
+class AccuracyDropped(MachineError):
+    """The optimised model lost more accuracy than was allowed."""
+
+    code = "ACCURACY_DROPPED"
+
+
 class RuntimeUnavailable(MachineError):
     """An inference runtime could not be opened or refused the model."""
 
@@ -293,3 +362,45 @@ class OutOfMemory(MachineError):
     """The device's memory does not hold what was asked for."""
 
     code = "OUT_OF_MEMORY"
+
+
+class EngineBuildFailed(MachineError):
+    """TensorRT made no engine."""
+
+    code = "ENGINE_BUILD_FAILED"
+
+
+class TrtexecMissing(EngineBuildFailed):
+    """There is no trtexec, or what bears its name is none."""
+
+    code = "TRTEXEC_MISSING"
+
+
+class TrtexecOptionRefused(EngineBuildFailed):
+    """trtexec refused an option that we gave it."""
+
+    code = "TRTEXEC_OPTION_REFUSED"
+
+
+class DlaUnavailable(EngineBuildFailed):
+    """The asked DLA core is not there."""
+
+    code = "DLA_UNAVAILABLE"
+
+
+class CudaUnusable(EngineBuildFailed):
+    """The GPU or its driver cannot be used by TensorRT."""
+
+    code = "CUDA_UNUSABLE"
+
+
+class BuildKilled(EngineBuildFailed):
+    """A signal ended the build: the kernel for lack of memory, a crash, or a person."""
+
+    code = "BUILD_KILLED"
+
+
+class BuildTimedOut(EngineBuildFailed):
+    """The build took longer than its limit and was ended."""
+
+    code = "BUILD_TIMED_OUT"
