@@ -106,6 +106,10 @@ def test_nodes_are_meant_by_type_name_folder_or_pattern(
     assert matching(small, patterns) == expected
 
 
+def test_an_operator_that_the_graph_does_without_is_no_mistake(small: ModelProto) -> None:
+    assert matching(small, ["Sigmoid", "Tanh"]) == ("/body/Sigmoid",), "S4's list serves every model"
+
+
 @pytest.mark.parametrize("pattern", ["Sigmoyd", "/body/Sigmoyd", "/nothing/*", "/bod"])
 def test_a_pattern_that_means_nothing_is_refused_with_the_nearest_names(small: ModelProto, pattern: str) -> None:
     with pytest.raises(UnknownLayer) as caught:
@@ -228,6 +232,13 @@ def test_a_quantised_head_scores_nothing_which_is_why_it_is_left_out(
     included = run(quantize_static(pills_graph, pills_ranges, **options), IMAGES[0])[:, 4:].max()
     assert abs(left_out - wanted) < 0.2
     assert included == 0
+
+
+def test_the_convolution_on_the_image_stays_fp32_on_a_cpu(pills_graph: ModelProto, pills_ranges: Ranges) -> None:
+    made = quantize_static(pills_graph, pills_ranges, target="onnxruntime-cpu")
+    assert nodes_of(made)["/model.0/conv/Conv"].input[1] in constants(pills_graph)
+    assert "/model.0/conv/Conv" not in quantizable(pills_graph, "onnxruntime-cpu")
+    assert "/model.0/conv/Conv" in quantizable(pills_graph, "tensorrt")
 
 
 # -- both --------------------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def tensors(
         for first in made:
             batch = np.empty((batch_size, *first.shape[1:]), dtype=np.float32)
             batch[0] = first[0]
-            for index in range(1, batch_size):  # copied one by one, so that the threads are never waited for twice
+            for index in range(1, batch_size):  # copied as they come: no second copy of the batch is held
                 batch[index] = next(made)[0]
             yield batch
 

@@ -144,12 +144,13 @@ def matching(model: ModelProto, patterns: Sequence[str]) -> tuple[str, ...]:
     """The nodes of a prepared graph, in its order, that the patterns mean.
 
     A pattern is an operator type (`Sigmoid`), a node's name, a folder of names (`/model.22`) or a glob (`/model.2?/*`,
-    whose `*` matches slashes). Raises UnknownLayer, with the nearest names, for one that means nothing.
+    whose `*` matches slashes). ONNX's operators need not occur, so that one list serves many models; anything else that
+    means nothing raises UnknownLayer, with the nearest names.
     """
     nodes = model.graph.node
     meant = {pattern: {node.name for node in nodes if _means(pattern, node)} for pattern in patterns}
     for pattern, found in meant.items():
-        if not found:
+        if not found and not onnx.defs.has(pattern):
             raise _unknown(pattern, nodes)
     names = set[str]().union(*meant.values())
     return tuple(node.name for node in nodes if node.name in names)
