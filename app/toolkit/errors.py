@@ -32,7 +32,7 @@
     │       ├── UnknownModelFamily      UNKNOWN_MODEL_FAMILY
     │       ├── UnsafeCheckpoint        UNSAFE_CHECKPOINT (carries the names the file asked for)
     │       ├── InvalidOnnx             INVALID_ONNX
-    │       ├── OnnxRefused             ONNX_REFUSED (carries the nodes)
+    │       ├── OnnxRefused             ONNX_REFUSED (carries the nodes' names)
     │       └── UnsupportedOperator     UNSUPPORTED_OPERATOR (an OnnxRefused)
     └── MachineError                    the request was sound, the work did not succeed
         ├── ExportFailed                EXPORT_FAILED
@@ -43,12 +43,15 @@
         ├── TrainingDiverged            TRAINING_DIVERGED
         ├── TrainingStopped             TRAINING_STOPPED
         ├── OutOfMemory                 OUT_OF_MEMORY
+        ├── EngineNotLoaded             ENGINE_NOT_LOADED
         └── EngineBuildFailed           ENGINE_BUILD_FAILED
             ├── TrtexecMissing          TRTEXEC_MISSING
             ├── TrtexecOptionRefused    TRTEXEC_OPTION_REFUSED
+            ├── TensorrtMissing         TENSORRT_MISSING
             ├── DlaUnavailable          DLA_UNAVAILABLE
             ├── CudaUnusable            CUDA_UNUSABLE
             ├── BuildKilled             BUILD_KILLED
+            ├── BuildStopped            BUILD_STOPPED
             └── BuildTimedOut           BUILD_TIMED_OUT
 
 A defect of ours is none of these: it stays the Python exception that it is.
@@ -221,9 +224,15 @@ class ReleaseUnsupported(RequestError):
 
 
 class ModelFileError(RequestError):
-    """A model file is not what the operation needs."""
+    """A model file is not what the operation needs. `names` lists what in it is to blame, where that is told."""
 
     code = "MODEL_FILE_ERROR"
+
+    def __init__(
+        self, message: str, *, names: Sequence[str] = (), expected: str = "", received: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(message, expected=expected, received=received, hint=hint)
+        self.names = tuple(names)
 
 
 class FileMissing(ModelFileError):
@@ -279,12 +288,6 @@ class UnsafeCheckpoint(ModelFileError):
 
     code = "UNSAFE_CHECKPOINT"
 
-    def __init__(
-        self, message: str, *, names: Sequence[str] = (), expected: str = "", received: str = "", hint: str = ""
-    ) -> None:
-        super().__init__(message, expected=expected, received=received, hint=hint)
-        self.names = tuple(names)
-
 
 class InvalidOnnx(ModelFileError):
     """The ONNX file or graph breaks the format's rules."""
@@ -293,15 +296,9 @@ class InvalidOnnx(ModelFileError):
 
 
 class OnnxRefused(ModelFileError):
-    """TensorRT's parser refused the graph. `nodes` names those that it refused."""
+    """TensorRT's parser refused the graph. `names` lists the nodes."""
 
     code = "ONNX_REFUSED"
-
-    def __init__(
-        self, message: str, *, nodes: Sequence[str] = (), expected: str = "", received: str = "", hint: str = ""
-    ) -> None:
-        super().__init__(message, expected=expected, received=received, hint=hint)
-        self.nodes = tuple(nodes)
 
 
 class UnsupportedOperator(OnnxRefused):
@@ -364,6 +361,12 @@ class OutOfMemory(MachineError):
     code = "OUT_OF_MEMORY"
 
 
+class EngineNotLoaded(MachineError):
+    """TensorRT could not deserialise an engine that its header allows."""
+
+    code = "ENGINE_NOT_LOADED"
+
+
 class EngineBuildFailed(MachineError):
     """TensorRT made no engine."""
 
@@ -382,6 +385,12 @@ class TrtexecOptionRefused(EngineBuildFailed):
     code = "TRTEXEC_OPTION_REFUSED"
 
 
+class TensorrtMissing(EngineBuildFailed):
+    """There is no TensorRT for Python, or what bears its name cannot be used."""
+
+    code = "TENSORRT_MISSING"
+
+
 class DlaUnavailable(EngineBuildFailed):
     """The asked DLA core is not there."""
 
@@ -398,6 +407,12 @@ class BuildKilled(EngineBuildFailed):
     """A signal ended the build: the kernel for lack of memory, a crash, or a person."""
 
     code = "BUILD_KILLED"
+
+
+class BuildStopped(EngineBuildFailed):
+    """The caller's `should_stop` ended the build."""
+
+    code = "BUILD_STOPPED"
 
 
 class BuildTimedOut(EngineBuildFailed):

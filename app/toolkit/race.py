@@ -21,6 +21,7 @@ from app.toolkit.runtimes.ort_runtime import OrtRuntime
 WARM_CALLS = 2  # of each window, as the other model's threads may still spin
 SAME_SPEED = 0.03  # what two measurements of one model differ by
 
+
 @dataclass(frozen=True)
 class RaceSettings:
     """How often the two models take turns, and how many calls each makes in a turn. The first round is warm-up."""

@@ -170,7 +170,7 @@ class UltralyticsModel:
         return copy.deepcopy(self._network, {id(tensor): tensor for tensor in tensors})
 
 
-def upright_boxes(  # noqa: PLR0913 - what the family's network and its exported file both know
+def upright_boxes(
     outputs: Mapping[str, npt.NDArray[Any]],
     frames: Sequence[LetterboxFrame],
     settings: NmsSettings,

@@ -1,0 +1,1 @@
+"""TensorRT engines: asked for, built, described, compared; TensorRT is not imported where a file or a log tells."""
