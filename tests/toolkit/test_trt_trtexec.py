@@ -16,23 +16,25 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from app.toolkit.errors import (
-    BuildKilled,
-    BuildTimedOut,
-    CudaUnusable,
-    DlaUnavailable,
     EmptyFile,
-    EngineBuildFailed,
     InvalidBuild,
     OnnxRefused,
     OutOfMemory,
     ReleaseUnsupported,
     ToolkitError,
-    TrtexecMissing,
-    TrtexecOptionRefused,
     UnsupportedOperator,
 )
 from app.toolkit.tensorrt.build_log import PHASES
 from app.toolkit.tensorrt.dialects import dialect_of
+from app.toolkit.tensorrt.errors import (
+    BuildKilled,
+    BuildTimedOut,
+    CudaUnusable,
+    DlaUnavailable,
+    EngineBuildFailed,
+    TrtexecMissing,
+    TrtexecOptionRefused,
+)
 from app.toolkit.tensorrt.request import BuildRequest, InputShapes
 from app.toolkit.tensorrt.trtexec import Trtexec, TrtexecBuild, build, find_trtexec, probe
 from tests.doubles.trtexec_double.releases import RELEASES, VERSIONS

@@ -126,7 +126,7 @@ class QuantizationResult:
         if not self.passed:
             text += f": more than {self.request.max_drop:g} lost"
         if self.repair is not None and self.repair.kept:
-            text += f" with {len(self.repair.kept)} nodes kept in FP32"
+            text += f" with {len(self.repair.kept)} node(s) kept in FP32"
         return text
 
     def _lint(self) -> str:

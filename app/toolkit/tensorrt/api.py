@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from app.toolkit.errors import ReleaseUnsupported, TensorrtMissing
+from app.toolkit.errors import ReleaseUnsupported
 from app.toolkit.tensorrt.dialects import OLDEST, Dialect, dialect_of
+from app.toolkit.tensorrt.errors import TensorrtMissing
 from app.toolkit.tensorrt.versions import Version, version_of, version_text
 
 MODULE = "tensorrt"

@@ -5,19 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from app.toolkit.errors import (
+from app.toolkit.errors import InvalidBuild, OnnxRefused, OutOfMemory, ToolkitError, UnsupportedOperator
+from app.toolkit.tensorrt.build_log import BuildLog
+from app.toolkit.tensorrt.errors import (
     BuildKilled,
     CudaUnusable,
     DlaUnavailable,
     EngineBuildFailed,
-    InvalidBuild,
-    OnnxRefused,
-    OutOfMemory,
-    ToolkitError,
     TrtexecOptionRefused,
-    UnsupportedOperator,
 )
-from app.toolkit.tensorrt.build_log import BuildLog
 from app.toolkit.tensorrt.request import BuildRequest
 
 MAX_TOLD = 5

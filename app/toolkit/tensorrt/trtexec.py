@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.toolkit.errors import BuildTimedOut, EngineBuildFailed, ModelFileError, TrtexecMissing
+from app.toolkit.errors import ModelFileError
 from app.toolkit.tensorrt.build_log import PHASES, BuildLog, BuildLogReader, Phase
 from app.toolkit.tensorrt.dialects import Dialect, command_line, dialect_of
+from app.toolkit.tensorrt.errors import BuildTimedOut, EngineBuildFailed, TrtexecMissing
 from app.toolkit.tensorrt.failures import failure
 from app.toolkit.tensorrt.plan import read_plan
 from app.toolkit.tensorrt.process import NotStarted, TimedOut, run_lines
