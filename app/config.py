@@ -22,6 +22,11 @@ JOB_OPTIONS = {
     "parity_fp32_score",
     "parity_fp16_box_px",
     "parity_fp16_score",
+    "trt_workspace_mib",
+    "trt_default_h",
+    "trt_default_w",
+    "trtexec_timeout_sec",
+    "dla_cores",
 }
 
 SECRETS = ("api_keys", "callback_secret", "s3_secret_key", "mongo_url")
@@ -96,6 +101,21 @@ class Settings(BaseSettings):
     drain_timeout_sec: float = Field(20, ge=0, description="At SIGTERM, how long running jobs may still finish.")
     kind_packages: CommaList = Field((), description="More packages with `schemas` and `handlers`; comma-separated.")
 
+    # TensorRT
+    trt_workspace_mib: int = Field(2048, ge=1, description="Workspace of a build, in MiB, where a request names none.")
+    trt_default_h: int = Field(640, ge=32, le=8192, description="Height that a dynamic ONNX is built for.")
+    trt_default_w: int = Field(640, ge=32, le=8192, description="Width that a dynamic ONNX is built for.")
+    trtexec_timeout_sec: float = Field(3600, gt=0, description="Time limit of one run of trtexec.")
+    trt_timing_cache_dir: Path | None = Field(
+        None, description="Timing caches, one a TensorRT version and GPU. Unset: WORKSPACE_DIR/timing_cache."
+    )
+    dla_cores: int | None = Field(
+        None, ge=0, description="DLA cores of this machine, where only trtexec is installed, which cannot be asked."
+    )
+    gpu_exclusive_builds: bool = Field(
+        False, description="One build at a time on the GPU: neighbours disturb the timing of its tactics."
+    )
+
     # What a job accepts
     opset: int = Field(17, ge=11, le=20, description="ONNX opset of exports that name none.")
     trust_checkpoints: bool = Field(False, description="Open .pt files that run code. Only for files of your own.")
@@ -122,7 +142,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("workspace_dir", "artifacts_dir", "database_path", mode="after")
+    @field_validator("workspace_dir", "artifacts_dir", "database_path", "trt_timing_cache_dir", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
@@ -175,6 +195,10 @@ class Settings(BaseSettings):
     @property
     def jobs_dir(self) -> Path:
         return self.workspace_dir / "jobs"
+
+    @property
+    def timing_cache_dir(self) -> Path:
+        return self.trt_timing_cache_dir or self.workspace_dir / "timing_cache"
 
     @property
     def cache_dir(self) -> Path:

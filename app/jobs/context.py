@@ -33,6 +33,7 @@ class JobContext:
         """CPU threads that this job may keep busy."""
         self.cache_dir = Path(spec.cache_dir) if spec.cache_dir else None
         """A folder that outlives the job; None where the job is run by hand."""
+        self.timing_cache_dir = Path(spec.timing_cache_dir) if spec.timing_cache_dir else None
         self.options: dict[str, Any] = spec.options
         """The service's settings that are no secret, by their lower-case name."""
 

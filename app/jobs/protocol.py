@@ -43,6 +43,8 @@ class JobSpec:
     """Whether the process should find the heavy libraries loaded already."""
     cache_dir: str | None = None
     """A folder that outlives the job, for what may be made anew at any time."""
+    timing_cache_dir: str | None = None
+    """The folder of TensorRT's timing caches."""
     options: dict[str, Any] = field(default_factory=dict)
     """Settings that handlers may see; none of them is secret."""
 

@@ -7,10 +7,15 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from app.schemas.kind import Kind
+
+DEBIAN_TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+"""Where NVIDIA's Debian packages put it, JetPack's too, without adding it to the PATH."""
 
 OWN_KINDS = ("app.schemas.kinds", "app.jobs.handlers")
 
@@ -50,8 +55,17 @@ def _public_modules(package: str) -> list[str]:
     return [module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_")]
 
 
-def _version(module: str) -> str | None:
-    if importlib.util.find_spec(module) is None:
+def _version(need: str) -> str | None:
+    """What is there of a need: a module's version, or a program's size and age; the first of several."""
+    found = [(name, _module_version(name) or _program_version(name)) for name in need.split(" or ")]
+    versions = [(name, version) for name, version in found if version]
+    if " or " not in need:
+        return versions[0][1] if versions else None
+    return ", ".join(f"{name} {version}" for name, version in versions) or None
+
+
+def _module_version(module: str) -> str | None:
+    if not module.isidentifier() or importlib.util.find_spec(module) is None:
         return None
     for distribution in (module, module.replace("_", "-"), f"{module}-gpu"):
         try:
@@ -59,6 +73,15 @@ def _version(module: str) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "unknown"
+
+
+def _program_version(name: str) -> str | None:
+    """Without running it: another release is another file."""
+    path = shutil.which(name) or (shutil.which(DEBIAN_TRTEXEC) if name == "trtexec" else None)
+    if path is None:
+        return None
+    about = Path(path).stat()
+    return f"of {about.st_size} bytes, {about.st_mtime_ns}"
 
 
 def kinds_table(registry: Registry) -> str:

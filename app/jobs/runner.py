@@ -22,7 +22,7 @@ from app.jobs.outcome import Outcome, Stop, decide, failed
 from app.jobs.process import ChildProcess, Launcher
 from app.jobs.protocol import LOG_NAME, JobSpec
 from app.jobs.registry import Registry
-from app.jobs.slots import Slots
+from app.jobs.slots import Held, Slots
 from app.jobs.telemetry import Telemetry
 from app.jobs.workspace import Workspace
 from app.schemas.common import FINAL_STATUSES
@@ -46,6 +46,10 @@ MAX_BACKOFF_SEC = 15.0
 
 STORE_PAUSE_SEC = 5.0
 """A job that could not begin because a store was away goes back to the queue after so long."""
+
+
+OTHER_BUILDS = "other_builds_meanwhile"
+"""The metric of builds that the service itself fills in."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,9 @@ class Runner:
             await self._owned(self.records.update(job.ref, job.claim, {"fingerprint": mark}), control)
             if kind.reusable and not job.force and await self._reuse(control, mark):
                 return
-            async with self.slots.hold(Slot.parse(job.slot), job.seq, control.unless_stopped):
+            async with self.slots.hold(Slot.parse(job.slot), job.seq, control.unless_stopped) as held:
                 outcome = await self._execute(control, kind, parameters, found)
-                await self.finish(control, outcome)
+                await self.finish(control, _with_neighbours(outcome, held))
         except Stopped:
             await self.finish(control, decide_stop(control))
         except StoreUnavailable as error:
@@ -180,6 +184,7 @@ class Runner:
             threads=self._threads(),
             preloaded=self.launcher.method == "forkserver" and "torch" in kind.needs,
             cache_dir=str(self.settings.cache_dir),
+            timing_cache_dir=str(self.settings.timing_cache_dir),
             options=self.settings.job_options,
         )
         running = self.telemetry.running.labels(job.slot)
@@ -375,6 +380,13 @@ def lost_outcome(attempts: int) -> Outcome:
         received=f"{attempts} starts, none of which came to an end",
         hint="look for what ends the service (memory, power); then POST .../retry",
     )
+
+
+def _with_neighbours(outcome: Outcome, held: Held) -> Outcome:
+    """A build's metrics with what only the service knows: how many others ran beside it."""
+    if not outcome.metrics or OTHER_BUILDS not in outcome.metrics:
+        return outcome
+    return replace(outcome, metrics={**outcome.metrics, OTHER_BUILDS: held.most_builds - 1})
 
 
 def _service_failure(error: ServiceError) -> Outcome:

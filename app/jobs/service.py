@@ -23,6 +23,8 @@ from app.schemas.kind import Kind, Parameters
 from app.storage.artifacts import ArtifactInfo, ArtifactStore, job_prefix
 from app.storage.records import DeliveryAttempt, IdempotencyKey, JobRecord, JobRef, Outbound, RecordStore
 
+SEE_KINDS = "GET /optimizing/kinds shows what this machine can do; `queue`: true waits for one that can"
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -61,9 +63,9 @@ class Jobs:
         if missing and not submission.queue:
             raise Conflict(
                 f"this machine cannot do {kind.action}",
-                expected=f"these modules installed: {', '.join(kind.needs)}",
+                expected=f"installed: {', '.join(kind.needs)}",
                 received=f"missing: {', '.join(missing)}",
-                hint="GET /optimizing/kinds shows what this machine can do; `queue`: true waits for one that can",
+                hint="; ".join(filter(None, [kind.lacking, SEE_KINDS])),
                 code="MACHINE_LACKS_LIBRARY",
             )
         if submission.callback_url is not None:

@@ -3,7 +3,7 @@
 | slot | places it takes |
 |---|---|
 | `cpu` | one of JOB_CPU_CONCURRENCY |
-| `gpu` | one of ENGINE_BUILD_CONCURRENCY |
+| `gpu` | one of ENGINE_BUILD_CONCURRENCY, and the GPU itself with GPU_EXCLUSIVE_BUILDS |
 | `dla0`, `dla1` | one of ENGINE_BUILD_CONCURRENCY, and the core itself |
 | `cpu!`, `gpu!`, `dla0!`, `dla1!` | the whole device, because a number taken beside other work is no number |
 """
@@ -14,11 +14,21 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from app.config import Settings
 from app.schemas.kind import Slot
 
-Wait = Callable[[Awaitable[None]], Awaitable[None]]
+Wait = Callable[[Awaitable[Any]], Awaitable[Any]]
+
+
+@dataclass(eq=False)
+class Held:
+    """A slot while it is held. `most_builds` is how many builds, this one included, have held theirs at once."""
+
+    builds: bool
+    most_builds: int = 0
 
 
 class Slots:
@@ -28,45 +38,44 @@ class Slots:
         self.capacity: dict[str, int] = {
             "cpu": settings.job_cpu_concurrency,
             "build": settings.engine_build_concurrency,
+            "gpu": 1 if settings.gpu_exclusive_builds else settings.engine_build_concurrency,
             "dla0": 1,
             "dla1": 1,
         }
         self._taken: Counter[str] = Counter()
-        self._holders = 0
-        self._waiting: list[tuple[int, Mapping[str, int], asyncio.Future[None]]] = []
+        self._held: list[Held] = []
+        self._waiting: list[tuple[int, Mapping[str, int], asyncio.Future[Held]]] = []
 
     def needs(self, slot: Slot) -> dict[str, int]:
         """The places that a slot takes."""
         if slot.device == "cpu":
             return {"cpu": self.capacity["cpu"] if slot.exclusive else 1}
         needs = {"build": self.capacity["build"] if slot.exclusive else 1}
-        if slot.device != "gpu":
-            needs[slot.device] = 1
+        needs[slot.device] = self.capacity[slot.device] if slot.exclusive else 1
         return needs
 
     def busy(self) -> int:
         """How many jobs hold a slot."""
-        return self._holders
+        return len(self._held)
 
     def width(self, slot: Slot) -> int:
         """How many jobs of this slot can run at once."""
         return min(self.capacity[place] // count for place, count in self.needs(slot).items())
 
     @asynccontextmanager
-    async def hold(self, slot: Slot, order: int, wait: Wait) -> AsyncIterator[None]:
+    async def hold(self, slot: Slot, order: int, wait: Wait) -> AsyncIterator[Held]:
         """Waits, by `wait`, for the slot behind everybody with a smaller `order`, and keeps it for the block."""
         needs = self.needs(slot)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
         self._waiting.append((order, needs, turn))
         self._waiting.sort(key=lambda waiter: waiter[0])
         self._serve()
         try:
-            await wait(turn)
-            yield
+            yield await wait(turn)
         finally:
             if turn.done() and not turn.cancelled():
                 self._taken.subtract(needs)
-                self._holders -= 1
+                self._held.remove(turn.result())
             else:
                 self._waiting = [waiter for waiter in self._waiting if waiter[2] is not turn]
             self._serve()
@@ -82,6 +91,13 @@ class Slots:
                 reserved |= short  # only these: a job that waits for a DLA core does not hold up the GPU's
                 continue
             self._taken.update(needs)
-            self._holders += 1
             self._waiting.remove(waiter)
-            turn.set_result(None)
+            turn.set_result(self._hold(needs))
+
+    def _hold(self, needs: Mapping[str, int]) -> Held:
+        held = Held("build" in needs)
+        self._held.append(held)
+        builds = [one for one in self._held if one.builds]
+        for one in builds:
+            one.most_builds = max(one.most_builds, len(builds))
+        return held

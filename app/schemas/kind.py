@@ -47,7 +47,12 @@ class Kind:
     summary: str
     example: Mapping[str, Any]
     needs: tuple[str, ...] = ()
-    """Importable modules without which the kind cannot run here; their versions are part of the fingerprint."""
+    """Importable modules, or programs, without which the kind cannot run here; `a or b` where one of two will do.
+
+    Their versions are part of the fingerprint.
+    """
+    lacking: str = ""
+    """Where to find what is missing, for whoever is refused for want of it."""
     slot: Callable[[Any], Slot] = field(default=lambda _: Slot())
     reusable: bool = True
     """Whether the same inputs, parameters and versions may be answered with an earlier result."""
@@ -80,7 +85,7 @@ class Kind:
             for mark in _marks(info):
                 if isinstance(mark, OutputFile):
                     asked = getattr(parameters, name)
-                    return asked or mark.default.format(stem=self.input_stem(parameters))
+                    return asked or mark.default.format(stem=self.input_stem(parameters), **vars(parameters))
         return None
 
     def input_stem(self, parameters: Parameters) -> str:

@@ -17,6 +17,7 @@
     │   ├── StructureNotPrunable        STRUCTURE_NOT_PRUNABLE
     │   ├── TargetUnreachable           TARGET_UNREACHABLE
     │   ├── UnknownProfile              UNKNOWN_PROFILE
+    │   ├── PreflightFailed             PREFLIGHT_FAILED
     │   ├── BuildElsewhere              BUILD_ELSEWHERE
     │   ├── InvalidBuild                INVALID_BUILD
     │   ├── CalibrationMissing          CALIBRATION_MISSING
@@ -188,6 +189,12 @@ class UnknownProfile(RequestError):
     """A device profile was named that the table does not have."""
 
     code = "UNKNOWN_PROFILE"
+
+
+class PreflightFailed(RequestError):
+    """What was seen before a build says that it would fail, or that its engine would be of no use."""
+
+    code = "PREFLIGHT_FAILED"
 
 
 class BuildElsewhere(RequestError):

@@ -49,17 +49,17 @@ def _members(owner: str, names: str, since: Version = OLDEST, until: Version | N
 
 NAMES: tuple[Name, ...] = (
     Name("__version__"),
-    *_members("ILogger", "__init__ log Severity"),
+    *_members("ILogger", "log Severity"),
     *_members("ILogger.Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE"),
     # -- a build
-    *_members("Builder", "__init__ create_network create_builder_config create_optimization_profile"),
+    *_members("Builder", "create_network create_builder_config create_optimization_profile"),
     *_members("Builder", "build_serialized_network num_DLA_cores"),
     *_members("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH", until=GONE),
     *_members("NetworkDefinitionCreationFlag", "STRONGLY_TYPED", since=(10,)),
     *_members("INetworkDefinition", "num_inputs get_input num_layers get_layer"),
     *_members("ITensor", "name shape"),
     *_members("ILayer", "name type"),
-    *_members("OnnxParser", "__init__ parse_from_file num_errors get_error"),
+    *_members("OnnxParser", "parse_from_file num_errors get_error"),
     *_members("ParserError", "desc node"),
     *_members("ParserError", "node_name node_operator", since=(10,)),
     *_members("IOptimizationProfile", "set_shape"),
@@ -74,18 +74,18 @@ NAMES: tuple[Name, ...] = (
     *_members("BuilderFlag", "FP16 INT8", until=GONE),
     *_members("DeviceType", "DLA"),
     *_members("ITimingCache", "combine serialize"),
-    *_members("IProgressMonitor", "__init__ phase_start phase_finish step_complete", since=(10,)),
+    *_members("IProgressMonitor", "phase_start phase_finish step_complete", since=(10,)),
     *(
         name
         for owner in ("IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator")
         for name in _members(
             owner,
-            "__init__ get_batch_size get_batch read_calibration_cache write_calibration_cache",
+            "get_batch_size get_batch read_calibration_cache write_calibration_cache",
             until=GONE,
         )
     ),
     # -- a look at an engine
-    *_members("Runtime", "__init__ deserialize_cuda_engine num_DLA_cores DLA_core"),
+    *_members("Runtime", "deserialize_cuda_engine num_DLA_cores DLA_core"),
     *_members("Runtime", "engine_host_code_allowed", since=(8, 6)),
     *_members("ICudaEngine", "num_optimization_profiles num_layers create_engine_inspector"),
     *_members("ICudaEngine", "device_memory_size", until=GONE),
@@ -98,7 +98,10 @@ NAMES: tuple[Name, ...] = (
     *_members("EngineInspector", "get_engine_information"),
     *_members("LayerInformationFormat", "JSON"),
 )
-_PATHS = frozenset(name.path for name in NAMES)
+_PATHS = frozenset(
+    ".".join(parts[: length + 1]) for name in NAMES for parts in [name.path.split(".")] for length in range(len(parts))
+)
+"""The names and the classes that they are of."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,8 @@ def _look_up(module: Any, path: str) -> Any:
     found = module
     for part in path.split("."):
         found = getattr(found, part, None)
+        if found is None:
+            break
     return found
 
 

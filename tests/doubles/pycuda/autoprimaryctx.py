@@ -1,0 +1,1 @@
+"""Takes the GPU's primary context; there is none to take."""
