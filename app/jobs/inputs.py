@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import anyio.to_thread
 from app.config import SECRETS, Settings
 from app.errors import InvalidRequest, NotFound
 from app.jobs.context import ARCHIVE_ENDINGS
-from app.schemas.common import DataSource
+from app.schemas.common import DataSource, InputFile
 from app.schemas.kind import Kind, Parameters
 from app.storage.artifacts import CHUNK_BYTES, ArtifactStore
 from app.storage.records import JobRef, RecordStore
@@ -61,13 +62,23 @@ class Inputs:
         """Finds every input and its digest. Raises NotFound or InvalidRequest with what is missing."""
         await self.check(uid, kind, parameters)
         found = ResolvedInputs()
-        for name, _ in kind.input_fields():
-            source = await self._file(uid, getattr(parameters, name))
-            found.files[name] = [source]
-            found.digests[name] = f"{source.name}:{source.sha256}"
+        for name, mark in kind.input_fields():
+            location = getattr(parameters, name)
+            sources = [await self._file(uid, location), *await self._companion(uid, location, mark)]
+            found.files[name] = sources
+            found.digests[name] = ",".join(f"{source.name}:{source.sha256}" for source in sources)
         for name, data in kind.data_sources(parameters):
             await self._image_set(uid, name, data, found)
         return found
+
+    async def _companion(self, uid: str, location: str, mark: InputFile) -> list[Source]:
+        """The file that belongs to an input, if it lies beside it."""
+        if mark.companion is None:
+            return []
+        path = PurePosixPath(location)
+        with contextlib.suppress(NotFound):
+            return [await self._file(uid, str(path.with_name(mark.companion.format(stem=path.stem))))]
+        return []
 
     async def _image_set(self, uid: str, name: str, data: DataSource, found: ResolvedInputs) -> None:
         if data.images.startswith("/") and not data.images.lower().endswith(ARCHIVE_ENDINGS):

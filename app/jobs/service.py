@@ -14,14 +14,18 @@ from app.errors import Conflict, NotFound
 from app.jobs.callback_http import Allowance
 from app.jobs.callbacks import Deliverer
 from app.jobs.dispatcher import Dispatcher
-from app.jobs.hub import Hub
+from app.jobs.hub import Hub, wait_for_event
 from app.jobs.inputs import Inputs
 from app.jobs.registry import Registry
 from app.jobs.telemetry import Telemetry
 from app.jobs.workspace import Workspace
+from app.schemas.common import FINAL_STATUSES
 from app.schemas.kind import Kind, Parameters
 from app.storage.artifacts import ArtifactInfo, ArtifactStore, job_prefix
 from app.storage.records import DeliveryAttempt, IdempotencyKey, JobRecord, JobRef, Outbound, RecordStore
+
+LOOK_SEC = 0.5
+"""How often a job that is waited for is looked at: another process may have run it."""
 
 SEE_KINDS = "GET /optimizing/kinds shows what this machine can do; `queue`: true waits for one that can"
 
@@ -102,6 +106,15 @@ class Jobs:
                 hint="GET /optimizing/jobs lists yours",
                 code="JOB_NOT_FOUND",
             )
+        return job
+
+    async def settled(self, job: JobRecord, within_sec: float) -> JobRecord:
+        """The job once it has ended, or as it is after that time."""
+        deadline = time.monotonic() + within_sec
+        with self.hub.listening(job.ref) as changed:
+            while job.status not in FINAL_STATUSES and (left := deadline - time.monotonic()) > 0:
+                await wait_for_event(changed, min(left, LOOK_SEC))
+                job = await self.job(job.uid, job.ref)
         return job
 
     async def cancel(self, uid: str, ref: JobRef) -> JobRecord:

@@ -3,6 +3,7 @@
 | slot | places it takes |
 |---|---|
 | `cpu` | one of JOB_CPU_CONCURRENCY |
+| `light` | one of LIGHT_JOBS: for what takes well under a second and is waited for |
 | `gpu` | one of ENGINE_BUILD_CONCURRENCY, and the GPU itself with GPU_EXCLUSIVE_BUILDS |
 | `dla0`, `dla1` | one of ENGINE_BUILD_CONCURRENCY, and the core itself |
 | `cpu!`, `gpu!`, `dla0!`, `dla1!` | the whole device, because a number taken beside other work is no number |
@@ -19,6 +20,8 @@ from typing import Any
 
 from app.config import Settings
 from app.schemas.kind import Slot
+
+LIGHT_JOBS = 4
 
 Wait = Callable[[Awaitable[Any]], Awaitable[Any]]
 
@@ -37,6 +40,7 @@ class Slots:
     def __init__(self, settings: Settings) -> None:
         self.capacity: dict[str, int] = {
             "cpu": settings.job_cpu_concurrency,
+            "light": LIGHT_JOBS,
             "build": settings.engine_build_concurrency,
             "gpu": 1 if settings.gpu_exclusive_builds else settings.engine_build_concurrency,
             "dla0": 1,
@@ -48,8 +52,8 @@ class Slots:
 
     def needs(self, slot: Slot) -> dict[str, int]:
         """The places that a slot takes."""
-        if slot.device == "cpu":
-            return {"cpu": self.capacity["cpu"] if slot.exclusive else 1}
+        if slot.device in {"cpu", "light"}:
+            return {slot.device: self.capacity[slot.device] if slot.exclusive else 1}
         needs = {"build": self.capacity["build"] if slot.exclusive else 1}
         needs[slot.device] = self.capacity[slot.device] if slot.exclusive else 1
         return needs

@@ -14,9 +14,9 @@ from app.jobs.registry import Registry
 from app.jobs.service import Submission
 from app.routers.deps import JobsDep, UidDep
 from app.routers.problems import declared
-from app.routers.views import job_path, started_view
-from app.schemas.common import Pid, StrictModel
-from app.schemas.job import JobStarted, KindList, KindView
+from app.routers.views import job_path, job_view, started_view
+from app.schemas.common import FINAL_STATUSES, Pid, StrictModel
+from app.schemas.job import JobStarted, JobView, KindList, KindView
 from app.schemas.kind import Kind
 
 IdempotencyHeader = Annotated[
@@ -29,6 +29,10 @@ IdempotencyHeader = Annotated[
         description="Same key and same body: the same answer, one job. Kept for 24 hours.",
     ),
 ]
+
+
+AT_ONCE_SEC = 20.0
+"""How long a POST waits for a job that should take less than one second; then it is answered like any other."""
 
 
 class Envelope(StrictModel):
@@ -86,6 +90,7 @@ async def json_only(content_type: Annotated[str | None, Header(include_in_schema
 
 def _add_route(router: APIRouter, kind: Kind) -> None:
     model: Any = request_model(kind)
+    answer: Any = JobView | JobStarted if kind.answers_at_once else JobStarted
 
     async def submit(
         body: model,
@@ -93,15 +98,22 @@ def _add_route(router: APIRouter, kind: Kind) -> None:
         use: JobsDep,
         response: Response,
         idempotency_key: IdempotencyHeader = None,
-    ) -> JobStarted:
+    ) -> answer:
         submission = Submission(
             uid, body.pid, kind, body.parameters, body.callback_url, body.force, body.queue, idempotency_key
         )
         job = await use.submit(submission)
         response.headers["Location"] = job_path(job.ref)
+        if kind.answers_at_once:
+            job = await use.settled(job, AT_ONCE_SEC)
+            if job.status in FINAL_STATUSES:
+                response.status_code = 200
+                return job_view(job, use)
         return started_view(job, use)
 
     submit.__doc__ = kind.parameters.__doc__
+    at_once: dict[int | str, dict[str, Any]] = {200: {"model": JobView, "description": "The job, ended."}}
+    refusals = declared(InvalidRequest, MalformedRequest, NotFound, Conflict, TooLarge, UnsupportedMedia)
     router.add_api_route(
         f"/{kind.action}",
         submit,
@@ -110,9 +122,9 @@ def _add_route(router: APIRouter, kind: Kind) -> None:
         name=kind.action,
         operation_id=f"submit_{kind.action}",
         summary=kind.summary,
-        response_model=JobStarted,
+        response_model=answer,
         dependencies=[Depends(json_only)],
-        responses=declared(InvalidRequest, MalformedRequest, NotFound, Conflict, TooLarge, UnsupportedMedia),
+        responses={**refusals, **(at_once if kind.answers_at_once else {})},
         openapi_extra={"requestBody": {"content": {"application/json": {"examples": _examples(kind)}}}},
     )
 

@@ -82,10 +82,14 @@ KeyPath = Annotated[str, AfterValidator(check_key)]
 
 
 class InputFile:
-    """Marks a parameter that names a file (or folder) to be staged into the job's work folder."""
+    """Marks a parameter that names a file (or folder) to be staged into the job's work folder.
 
-    def __init__(self, *suffixes: str) -> None:
+    `companion` is staged beside it where it exists: `{stem}_manifest.json`.
+    """
+
+    def __init__(self, *suffixes: str, companion: str | None = None) -> None:
         self.suffixes = suffixes
+        self.companion = companion
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self, handler(source))

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from app.schemas.common import DataSource, ImageFolder, InputFile, OutputFile, StrictModel
 
-Device = Literal["cpu", "gpu", "dla0", "dla1"]
+Device = Literal["cpu", "light", "gpu", "dla0", "dla1"]
 
 
 class Slot(NamedTuple):
@@ -56,6 +56,8 @@ class Kind:
     slot: Callable[[Any], Slot] = field(default=lambda _: Slot())
     reusable: bool = True
     """Whether the same inputs, parameters and versions may be answered with an earlier result."""
+    answers_at_once: bool = False
+    """Whether the POST waits for the end, which takes well under a second, and answers with the job."""
     timeout_sec: float | None = None
     """A time limit of its own; None takes JOB_TIMEOUT_SEC."""
     action: str = ""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 from app.toolkit.export import onnx_from_torch
 from app.toolkit.models.open_model import open_model
-from tests.harness import Service
+from tests.harness import Service, eventually
 from tests.toolkit.scenes import make_scenes
 from tests.toolkit.trt import trtexec
 
@@ -32,12 +32,34 @@ def graph(tmp_path_factory: pytest.TempPathFactory, pills_model: Path) -> bytes:
 def machine(make_service: Machine, tmp_path: Path) -> Machine:
     """A service on a machine with a trtexec: `machine("10.3", scenario="oom", DLA_CORES="2")`."""
 
-    def make(release: str = "10.3", scenario: str = "success", dla_cores: int = 0, **environment: str) -> Service:
-        place = trtexec(tmp_path, release, scenario, dla_cores=dla_cores).parent
+    def make(
+        release: str = "10.3",
+        scenario: str = "success",
+        dla_cores: int = 0,
+        pause_sec: float = 0.0,
+        **environment: str,
+    ) -> Service:
+        place = trtexec(tmp_path, release, scenario, dla_cores=dla_cores, pause_sec=pause_sec).parent
         path = f"{place}{os.pathsep}{os.environ['PATH']}"
         return make_service(PATH=path, DLA_CORES=str(dla_cores), **environment)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def jetson(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A machine with TensorRT 10.3 and two DLA cores, for the tests that break nothing."""
+    folder = tmp_path_factory.mktemp("jetson")
+    place = trtexec(folder, "10.3", dla_cores=2).parent
+    service = Service(folder / "service", {"PATH": f"{place}{os.pathsep}{os.environ['PATH']}", "DLA_CORES": "2"})
+    service.start()
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def key(jetson: Service, graph: bytes) -> str:
+    return jetson.upload(PID, "best.onnx", graph)
 
 
 def _artifact(service: Service, job: dict[str, Any], name: str) -> bytes:
@@ -46,7 +68,7 @@ def _artifact(service: Service, job: dict[str, Any], name: str) -> bytes:
     return answer.content
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", [RELEASES[0], *(pytest.param(one, marks=pytest.mark.slow) for one in RELEASES[1:])])
 def test_s0_s_example_for_the_gpu_gives_an_engine_with_its_manifest(
     machine: Machine, graph: bytes, release: str
 ) -> None:
@@ -67,11 +89,8 @@ def test_s0_s_example_for_the_gpu_gives_an_engine_with_its_manifest(
     assert "&&&& PASSED TensorRT.trtexec" in _artifact(service, job, "job.log").decode()
 
 
-@pytest.mark.parametrize("release", ["8.5", "10.3"])
-def test_s0_s_example_for_a_dla_core_names_what_runs_where(machine: Machine, graph: bytes, release: str) -> None:
-    service = machine(release, dla_cores=2)
-    key = service.upload(PID, "best.onnx", graph)
-    job = service.run("onnx_to_trt", PID, {"input_path": key, "precision": "fp16", "device": "dla0"})
+def test_s0_s_example_for_a_dla_core_names_what_runs_where(jetson: Service, key: str) -> None:
+    job = jetson.run("onnx_to_trt", PID, {"input_path": key, "precision": "fp16", "device": "dla0"})
     assert job["status"] == "completed", job["error"]
     assert job["metrics"]["manifest"]["device"] == "dla0"
     command = job["metrics"]["build"]["command"]
@@ -79,7 +98,7 @@ def test_s0_s_example_for_a_dla_core_names_what_runs_where(machine: Machine, gra
     assert job["metrics"]["preflight"]["dla"] is not None
 
 
-@pytest.mark.parametrize("release", ["8.5", "10.3", "11.1"])
+@pytest.mark.parametrize("release", [pytest.param("8.5", marks=pytest.mark.slow), "10.3", "11.1"])
 def test_int8_without_the_python_package_is_quantised_first(machine: Machine, graph: bytes, release: str) -> None:
     service = machine(release)
     scenes = make_scenes(service.workspace / "pills", images=4, seed=51) / "images"
@@ -98,27 +117,122 @@ def test_int8_without_the_python_package_is_quantised_first(machine: Machine, gr
     assert any("mixed_fp16" in note for note in metrics["notes"])
 
 
-def test_what_would_be_of_no_use_is_refused_before_the_build(machine: Machine, graph: bytes) -> None:
-    service = machine("10.3")
-    key = service.upload(PID, "best.onnx", graph)
-    without = service.run("onnx_to_trt_int8", PID, {"input_path": key, "precision": "int8", "input_size": [608, 608]})
+def test_what_would_be_of_no_use_is_refused_before_the_build(jetson: Service, key: str) -> None:
+    asked = {"input_path": key, "precision": "int8", "input_size": [608, 608]}
+    without = jetson.run("onnx_to_trt_int8", PID, asked)
     assert without["error"]["code"] == "PREFLIGHT_FAILED"
     assert "INT8_WITHOUT_RANGES" in without["error"]["received"]
-    no_core = service.run("onnx_to_trt", PID, {"input_path": key, "precision": "fp16", "device": "dla1"})
-    assert "NO_DLA" in no_core["error"]["received"]
-    assert "best_fp16_preflight.json" in no_core["artifact_files"]
-    fp32 = service.post("onnx_to_trt", PID, {"input_path": key, "precision": "fp32", "device": "dla"})
+    assert "best_int8_preflight.json" in without["artifact_files"]
+    no_images = jetson.run("onnx_to_trt_int8", PID, {**asked, "device": "dla"})
+    assert no_images["error"]["code"] == "PREFLIGHT_FAILED"
+    strict = jetson.run(
+        "onnx_to_trt", PID, {"input_path": key, "precision": "fp16", "device": "dla1", "dla_policy": "strict"}
+    )
+    assert "DLA_FALLBACK" in strict["error"]["received"]
+    fp32 = jetson.post("onnx_to_trt", PID, {"input_path": key, "precision": "fp32", "device": "dla"})
     assert fp32.status_code == 422
 
 
-def test_an_engine_for_another_machine_comes_as_the_line_to_run_there(machine: Machine, graph: bytes) -> None:
-    service = machine("10.3")
-    key = service.upload(PID, "best.onnx", graph)
-    job = service.run("onnx_to_trt", PID, {"input_path": key, "precision": "fp16", "profile": "jetson-nano"})
-    assert job["status"] == "failed"
+def test_int8_on_a_dla_cannot_be_calibrated_by_trtexec_alone(jetson: Service, key: str) -> None:
+    scenes = make_scenes(jetson.workspace / "few", images=2, seed=52) / "images"
+    asked = {"input_path": key, "calib_dir": str(scenes), "precision": "int8", "input_size": [608, 608]}
+    job = jetson.run("onnx_to_trt_int8", PID, {**asked, "device": "dla"})
+    assert job["error"]["code"] == "TENSORRT_MISSING"
+    assert "calibration" in job["error"]["hint"]
+
+
+def test_an_engine_for_another_machine_comes_as_the_line_to_run_there(jetson: Service, key: str) -> None:
+    job = jetson.run("onnx_to_trt", PID, {"input_path": key, "precision": "fp16", "profile": "jetson-nano"})
+    assert job["error"]["code"] == "BUILD_ELSEWHERE"
     assert "trtexec --onnx=best.onnx" in job["error"]["hint"]
     assert "--workspace=128" in job["error"]["hint"]
     assert "--fp16" in job["error"]["hint"]
+
+
+def test_a_preflight_is_answered_at_once(jetson: Service, key: str) -> None:
+    answer = jetson.post("preflight", PID, {"input_path": key, "precision": "fp16", "device": "dla0"})
+    assert answer.status_code == 200
+    metrics = answer.json()["metrics"]
+    assert metrics["ok"]
+    assert metrics["preflight"]["target"]["tensorrt"] == "10.3.0"
+    old = jetson.post("preflight", PID, {"input_path": key, "precision": "fp16", "tensorrt": "7.1.3"})
+    assert not old.json()["metrics"]["ok"]
+
+
+def test_an_engine_tells_where_it_loads_from_its_header_and_manifest(jetson: Service, key: str) -> None:
+    job = jetson.run("onnx_to_trt", PID, {"input_path": key, "precision": "fp16"})
+    engine = f"{job['artifacts_path']}best_fp16.engine"
+
+    def verdict(target: dict[str, Any] | None) -> tuple[bool | None, str]:
+        asked = {"input_path": engine} | ({"target": target} if target else {})
+        answer = jetson.post("compat", PID, asked)
+        assert answer.status_code == 200, answer.text
+        metrics = answer.json()["metrics"]
+        return metrics["loads"], metrics["verdict"]
+
+    loads, why = verdict({"tensorrt": "8.6.1.6", "compute_capability": "8.7"})
+    assert loads is False
+    assert "10.3.0" in why
+    assert "8.6.1" in why
+    assert "best.onnx" in why, "the manifest was staged with the engine, and says what to rebuild from"
+    assert verdict(None)[0] is not False
+    inspected = jetson.run("inspect_engine", PID, {"input_path": engine})["metrics"]["engine"]
+    assert inspected["manifest"]["engine_name"] == "best_fp16.engine"
+    assert not inspected["opened"], "there is no TensorRT here that could"
+    assert inspected["inputs"][0]["shape"] == [1, 3, 608, 608]
+    stats = jetson.run("check_model_stats", PID, {"input_path": engine})
+    assert stats["metrics"]["model"]["manifest"]["precision"] == "fp16"
+
+
+def test_twelve_builds_never_take_more_than_their_slots(machine: Machine, graph: bytes) -> None:
+    service = machine("10.3", dla_cores=2, ENGINE_BUILD_CONCURRENCY="3", JOB_CPU_CONCURRENCY="2")
+    key = service.upload(PID, "best.onnx", graph)
+    jobs = [
+        service.submit(
+            "onnx_to_trt", PID, {"input_path": key, "precision": "fp16", "device": device, "workspace_mib": 64 + index}
+        )
+        for index in range(4)
+        for device in ("gpu", "dla0", "dla1")
+    ]
+    device_of = {job.rpartition("/")[2]: service.job(job)["parameters"]["device"] for job in jobs}
+    most: Counter[str] = Counter()
+    while any(service.job(job)["status"] in {"queued", "running"} for job in jobs):
+        listed = service.client.get("/optimizing/jobs", params={"status": "running"}).json()["jobs"]  # at one moment
+        most |= Counter(device_of[one["oid"]] for one in listed) + Counter(all=len(listed))
+    assert most["dla0"] <= 1
+    assert most["dla1"] <= 1
+    assert most["all"] <= 3
+    assert max(service.job(job)["metrics"]["other_builds_meanwhile"] for job in jobs) == 2
+
+
+@pytest.mark.parametrize("phase", ["start", "parse", "build"])
+def test_a_build_is_cancelled_in_any_phase_and_leaves_nothing(machine: Machine, graph: bytes, phase: str) -> None:
+    service = machine("10.3", pause_sec=1.0)
+    key = service.upload(PID, "best.onnx", graph)
+    job = service.submit("onnx_to_trt", PID, {"input_path": key, "precision": "fp16"})
+    eventually(lambda: service.job(job)["phase"] == phase, 20, what=f"phase {phase}")
+    service.client.post(f"{job}/cancel")
+    ended = service.wait(job)
+    assert ended["status"] == "cancelled"
+    eventually(lambda: not [one for one in service.processes() if "trtexec" in _command(one)], 10, what="trtexec gone")
+
+
+def test_a_service_killed_in_the_middle_of_a_build_builds_again(machine: Machine, graph: bytes) -> None:
+    service = machine("10.3", pause_sec=0.5)
+    key = service.upload(PID, "best.onnx", graph)
+    job = service.submit("onnx_to_trt", PID, {"input_path": key, "precision": "fp16"})
+    eventually(lambda: service.job(job)["phase"] == "build", 20, what="the build begun")
+    service.kill()
+    service.start()
+    ended = service.wait(job)
+    assert (ended["status"], ended["attempt"]) == ("completed", 2), ended["error"]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 @pytest.mark.parametrize(
@@ -158,7 +272,3 @@ def test_builds_on_the_gpu_go_one_by_one_where_that_is_set(machine: Machine, gra
     ]
     ended = [service.wait(job) for job in jobs]
     assert [one["metrics"]["other_builds_meanwhile"] for one in ended] == [0, 0, 0]
-
-
-def test_the_example_file_of_the_kind_is_a_graph_that_onnx_takes(graph: bytes) -> None:
-    onnx.checker.check_model(graph)

@@ -35,7 +35,7 @@ from app.toolkit.tensorrt.request import BuildRequest
 from app.toolkit.tensorrt.versions import version_of
 from tests.doubles.tensorrt import RELEASES, make
 from tests.toolkit.trt import write_onnx
-from tests.toolkit.trt_python import DOUBLES, IMAGES, after, built, calibration, failed
+from tests.toolkit.trt_python import IMAGES, after, built, calibration, failed, importable
 
 WISHES: dict[str, dict[str, Any]] = {
     "fp32": {},
@@ -284,11 +284,9 @@ def test_no_tensorrt(request_: BuildRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_installed_package_is_found_by_its_name(request_: BuildRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(DOUBLES))
     monkeypatch.setenv("TENSORRT_DOUBLE_RELEASE", "8.6.1")
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    assert build(request_).api.version == (8, 6, 1)
-    monkeypatch.delitem(sys.modules, "tensorrt")
+    with importable("tensorrt"):
+        assert build(request_).api.version == (8, 6, 1)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +326,7 @@ def test_a_vanished_name_raises_the_genuine_texts() -> None:
 
 
 def _logger(module: Any) -> Any:
-    class Logger(module.ILogger):  # type: ignore[misc,name-defined]
+    class Logger(module.ILogger):  # type: ignore[misc]
         def log(self, severity: Any, msg: str) -> None:
             raise AssertionError(msg)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +67,18 @@ def int8(request: BuildRequest, **changes: Any) -> BuildRequest:
 
 def built(request: BuildRequest, release: str = "10.3.0", scenario: str = "success", **options: Any) -> PythonBuild:
     return build(request, module=make(release, scenario), **options)
+
+
+@contextmanager
+def importable(*names: str) -> Iterator[None]:
+    """The doubles of these packages are what `import` finds."""
+    sys.path.insert(0, str(DOUBLES))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(DOUBLES))
+        for loaded in [one for one in sys.modules if one.partition(".")[0] in names]:
+            del sys.modules[loaded]
 
 
 def after(count: int) -> Callable[[], bool]:

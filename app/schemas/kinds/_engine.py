@@ -18,7 +18,7 @@ Onnx = Annotated[
 ]
 Engine = Annotated[
     str,
-    InputFile(".engine", ".plan", ".trt"),
+    InputFile(".engine", ".plan", ".trt", companion="{stem}_manifest.json"),
     Field(min_length=1, description="Artifact key, or absolute path on the server."),
 ]
 

@@ -16,7 +16,7 @@ class CheckModelStats(Parameters):
     kind: Literal["check_model_stats"]
     input_path: Annotated[
         str,
-        InputFile(".pt", ".onnx", ".engine"),
+        InputFile(".pt", ".onnx", ".engine", companion="{stem}_manifest.json"),
         Field(min_length=1, description="Artifact key, or absolute path on the server."),
     ]
 

@@ -28,7 +28,7 @@ from app.toolkit.tensorrt.plan import read_plan
 from app.toolkit.tensorrt.preflight import Preflight, Wish, built_from, preflight
 from app.toolkit.tensorrt.prepare import Images, calibration_batches, cast_to_fp16, quantised
 from app.toolkit.tensorrt.request import BuildRequest, InputShapes, Int8Source
-from app.toolkit.tensorrt.targets import Target, local_target, target_of
+from app.toolkit.tensorrt.targets import Target, check_buildable_here, local_target, target_of
 from app.toolkit.tensorrt.timing_cache import timing_cache_path
 from app.toolkit.tensorrt.trtexec import Trtexec, TrtexecBuild
 from app.toolkit.tensorrt.versions import version_text
@@ -109,12 +109,8 @@ class _Ready:
 
 
 def look(request: EngineRequest, here: Target) -> Preflight:
-    """The preflight of a request on a machine; a line for another machine is in it where the profile is another's."""
-    wish = replace(request.wish, int8_from=request.wish.int8_from or _expected_source(request))
-    if wish.profile is None or wish.profile.tensorrt is None:
-        return preflight(request.onnx, wish, here)
-    elsewhere = preflight(request.onnx, wish, target_of(wish.profile))
-    return preflight(request.onnx, wish, here, command_line=_line_for(request, elsewhere, wish))
+    """The preflight of a request on a machine, with the line for another one where the profile is that one's."""
+    return preflight(request.onnx, _wish(request), here, command_line=line_elsewhere(request))
 
 
 def build_engine(
@@ -140,6 +136,8 @@ def build_engine(
     write_whole(
         json.dumps(seen.as_dict(), indent=2).encode(), request.engine.with_name(f"{request.engine.stem}_preflight.json")
     )
+    if request.wish.profile is not None:
+        check_buildable_here(request.wish.profile, here, request.onnx.name, line_elsewhere(request))
     refuse_problems(seen, dialect)
     progress("prepare", 0.0)
     ready = _prepared(request, builders, dialect, folder)
@@ -173,28 +171,29 @@ def refuse_problems(seen: Preflight, dialect: Dialect | None) -> None:
         )
 
 
-def _expected_source(request: EngineRequest) -> Int8Source | None:
-    if request.wish.precision != "int8":
-        return None
-    if request.calibration_cache is not None:
-        return "calibration_cache"
-    return "calibrator" if request.images is not None else None
+def _wish(request: EngineRequest) -> Wish:
+    """With where INT8 will come from, as far as the request says."""
+    source: Int8Source | None = None
+    if request.wish.precision == "int8" and request.calibration_cache is not None:
+        source = "calibration_cache"
+    elif request.wish.precision == "int8" and request.images is not None:
+        source = "calibrator"
+    return replace(request.wish, int8_from=request.wish.int8_from or source)
 
 
-def _line_for(request: EngineRequest, seen: Preflight, wish: Wish) -> str:
-    """The trtexec line for another machine, as far as its release can be told one."""
-    version = seen.target.tensorrt
-    if version is None:
+def line_elsewhere(request: EngineRequest) -> str:
+    """trtexec's command line for the profile's machine; empty where its release is not known."""
+    profile = request.wish.profile
+    if profile is None or profile.tensorrt is None or request.wish.precision not in profile.precisions:
         return ""
-    dialect = dialect_of((*version, 0, 0)[:3])
     asked = BuildRequest(
         Path(request.onnx.name),
         Path(request.engine.name),
-        precision=wish.precision if wish.precision != "int8" else "fp16",
-        workspace_mib=wish.workspace,
-        shapes=seen.shapes,
+        precision=request.wish.precision,
+        workspace_mib=request.wish.workspace,
+        shapes=preflight(request.onnx, request.wish, target_of(profile)).shapes,
     )
-    return " ".join(["trtexec", *command_line(asked, dialect)])
+    return " ".join(["trtexec", *command_line(asked, dialect_of((*profile.tensorrt, 0)))])
 
 
 # -- the graph ----------------------------------------------------------------------------------------------------

@@ -132,8 +132,8 @@ class Parsing:
         self.scene, self.parser = scene, parser
 
     def parse(self, graph: Graph) -> bool:
-        flag = getattr(self.scene.module.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
-        if self.scene.version < (10,) and not self.parser.network.flags & 1 << int(flag):
+        flags = self.scene.module.NetworkDefinitionCreationFlag
+        if self.scene.version < (10,) and not self.parser.network.flags & 1 << int(flags.EXPLICIT_BATCH):
             self.refuse(-1, "This version of the ONNX parser only supports networks with an explicit batch dimension")
         for number, node in enumerate(graph.nodes):
             if node.op in NOT_IMPORTED:
@@ -284,7 +284,7 @@ class Work:
             self.read(addresses, call(calibrator.get_batch_size), names)
         if not self.scene.batches:
             # What a real builder does is not known to us; here it is the worst: success all the same.
-            return self.scene.scenario == "cache_refused"
+            return bool(self.scene.scenario == "cache_refused")
         kind = "EntropyCalibration2" if self.entropy(calibrator) else "MinMaxCalibration"
         text = f"TRT-{''.join(map(str, self.scene.version[:3]))}-{kind}\nimages: 3c010a14\n".encode()
         call(lambda: calibrator.write_calibration_cache(memoryview(text)))
