@@ -21,11 +21,12 @@ sys.path.insert(0, str(ROOT))
 from pydantic import SecretStr  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 
-import app.main  # noqa: E402, F401 - so that every error class is known
+import app.main  # noqa: E402 - so that every error class is known
 import app.toolkit.tensorrt.errors  # noqa: E402, F401
 from app.config import Settings  # noqa: E402
 from app.errors import ServiceError  # noqa: E402
 from app.toolkit.errors import RequestError, ToolkitError  # noqa: E402
+from app.toolkit.tensorrt.flags_table import flags_table  # noqa: E402
 
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
 
@@ -210,7 +211,9 @@ def generated() -> dict[Path, str]:
     errors_text = errors.read_text(encoding="utf-8")
     for name, table in errors_tables().items():
         errors_text = replaced(errors_text, name, table)
+    tensorrt = ROOT / "docs" / "tensorrt.md"
     return {
+        tensorrt: replaced(tensorrt.read_text(encoding="utf-8"), "trtexec", flags_table()),
         ROOT / ".env.example": env_example(),
         settings: replaced(settings.read_text(encoding="utf-8"), "settings", settings_table()),
         errors: errors_text,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
+import shutil
 from typing import Any, get_type_hints
 
 import pytest
@@ -18,6 +20,7 @@ from tests.harness import Service
 
 REGISTRY = Registry(["tests.kinds"])
 OWN = Registry()
+TENSORRT = shutil.which("trtexec") is not None or importlib.util.find_spec("tensorrt") is not None
 every_kind = pytest.mark.parametrize("kind", list(REGISTRY.values()), ids=list(REGISTRY))
 
 
@@ -49,7 +52,7 @@ def test_a_kind_s_example_validates_and_has_a_word(kind: Kind) -> None:
     parameters = kind.parameters.model_validate(kind.example["parameters"])
     assert parameters.kind == kind.word
     assert kind.parameters.model_validate(parameters.model_dump(mode="json")) == parameters, "as a record gives them"
-    assert kind.slot(parameters).device in {"cpu", "gpu", "dla0", "dla1"}
+    assert kind.slot(parameters).device in {"cpu", "light", "gpu", "dla0", "dla1"}
     assert kind.parameters.__doc__
     assert "\\" not in kind.parameters.__doc__
     assert kind.summary
@@ -88,8 +91,9 @@ def test_a_kind_is_listed_with_its_needs(kind: Kind, service: Service) -> None:
     assert listed["parameters_schema"] == kind.parameters.model_json_schema()
     assert listed["metrics_schema"] == kind.metrics.model_json_schema()
     assert set(listed["needs"]) == set(kind.needs)
-    assert listed["available"] == (kind.action != "absent")
-    assert (None in listed["needs"].values()) == (kind.action == "absent")
+    lacking = kind.action == "absent" or ("trtexec or tensorrt" in kind.needs and not TENSORRT)
+    assert listed["available"] != lacking
+    assert (None in listed["needs"].values()) == lacking
 
 
 @every_kind

@@ -173,3 +173,12 @@ def test_our_classes_derive_from_the_genuine_ones(bindings: tuple[Version, Path]
     assert told["lines"][1] == "two"
     stops, calibrates = ([False] if version >= (10,) else []), ([4, 4] if version < (11,) else [])
     assert told["made"] == [*stops, *calibrates, "pybind11::init(): factory function returned nullptr"]
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_what_cannot_be_had_fails_in_ci_only(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="no wheel"):
+        give_up("no wheel")

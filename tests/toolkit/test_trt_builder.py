@@ -22,6 +22,7 @@ from app.toolkit.tensorrt import api as api_file
 from app.toolkit.tensorrt.api import NAMES, missing_names, open_api
 from app.toolkit.tensorrt.build_log import PHASES
 from app.toolkit.tensorrt.builder import build
+from app.toolkit.tensorrt.callbacks import Guard, listening
 from app.toolkit.tensorrt.dialects import Dialect, dialect_of, refuse_what_is_missing
 from app.toolkit.tensorrt.errors import (
     BuildStopped,
@@ -260,12 +261,16 @@ def test_an_error_of_the_listener_ends_the_build_and_not_the_process(request_: B
 
 
 def test_an_error_in_progress_ends_the_build(request_: BuildRequest) -> None:
+    told: list[float] = []
+
     def follow(phase: str, fraction: float) -> None:
         if phase == "build" and fraction:
+            told.append(fraction)
             raise OSError("the pipe is closed")
 
     with pytest.raises(OSError, match="the pipe is closed"):
         built(request_, progress=follow)
+    assert len(told) == 1
 
 
 def test_two_builds_of_one_process_do_not_hear_each_other(request_: BuildRequest) -> None:
@@ -274,6 +279,17 @@ def test_two_builds_of_one_process_do_not_hear_each_other(request_: BuildRequest
     heard = len(first)
     build(request_, module=module, on_line=second.append)
     assert len(first) == heard == len(second)
+
+
+def test_messages_after_a_build_go_where_they_went_before(request_: BuildRequest) -> None:
+    module, outer, inner = make(), list[str](), list[str]()
+    with listening(open_api(module), outer.append, Guard()) as logger:
+        build(request_, module=module, on_line=inner.append)
+        heard = len(inner)
+        logger.log(module.ILogger.ERROR, "late")
+    logger.log(module.ILogger.ERROR, "later")
+    assert len(inner) == heard
+    assert [line.partition("[E] ")[2] for line in outer] == ["[TRT] late"]
 
 
 # -- the package ----------------------------------------------------------------------------------------------------

@@ -77,9 +77,10 @@ def build(
 ) -> PythonBuild:
     """Build an engine; it appears under its name whole or not at all.
 
-    `calibration` is for `int8_from="calibrator"`; a request with a calibration cache needs none. `module` stands for the installed tensorrt. `on_line` hears every
-    line, `progress` (phase, fraction of it) for the phases of `build_log.PHASES`; from 10.0 on the build's fraction
-    rises within it. `should_stop` is asked between phases and for each calibration batch, from 10.0 on at each step.
+    `calibration` is for `int8_from="calibrator"`; a request with a calibration cache needs none. `module` stands for
+    the installed tensorrt. `on_line` hears every line, `progress` (phase, fraction of it) for the phases of
+    `build_log.PHASES`; from 10.0 on the build's fraction rises within it. `should_stop` is asked between phases and for
+    each calibration batch, from 10.0 on at each step.
 
     Raises InvalidBuild, CalibrationMissing, ReleaseUnsupported, FileMissing, EmptyFile, TensorrtMissing before it
     starts; then OnnxRefused, UnsupportedOperator, OutOfMemory, FeedMismatch, DlaUnavailable, CudaUnusable,

@@ -278,6 +278,7 @@ class Work:
         calibrator, call = self.config.calibrator, self.scene.noexcept
         cache = call(calibrator.read_calibration_cache)
         if cache is not None and self.scene.scenario != "cache_refused":
+            call(lambda: calibrator.write_calibration_cache(memoryview(cache)))  # not known of a real one; the worst
             return True
         names = list(self.network.graph.inputs)
         while (addresses := call(lambda: calibrator.get_batch(names))) is not None:
