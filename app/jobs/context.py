@@ -48,6 +48,10 @@ class JobContext:
         """The staged file of a parameter; it bears the name that the request gave it."""
         return Path(self._spec.inputs[name])
 
+    def optional_input(self, name: str) -> Path | None:
+        """The staged file of a parameter that may be left out."""
+        return self.input(name) if name in self._spec.inputs else None
+
     def images(self, name: str) -> tuple[Path, int | None] | None:
         """The folder of a DataSource parameter and the sample asked for; None where the request gave none."""
         source = self._spec.inputs.get(name)

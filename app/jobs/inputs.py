@@ -64,6 +64,8 @@ class Inputs:
         found = ResolvedInputs()
         for name, mark in kind.input_fields():
             location = getattr(parameters, name)
+            if location is None:
+                continue
             sources = [await self._file(uid, location), *await self._companion(uid, location, mark)]
             found.files[name] = sources
             found.digests[name] = ",".join(f"{source.name}:{source.sha256}" for source in sources)
@@ -189,7 +191,8 @@ def job_of_key(key: str) -> JobRef | None:
 
 def _locations(kind: Kind, parameters: Parameters) -> Iterator[str]:
     for name, _ in kind.input_fields():
-        yield getattr(parameters, name)
+        if (location := getattr(parameters, name)) is not None:
+            yield location
     for _, data in kind.data_sources(parameters):
         yield data.images
         if data.annotations:

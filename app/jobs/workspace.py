@@ -64,7 +64,7 @@ class Workspace:
         staged: dict[str, list[Path]] = {}
         for name, sources in found.files.items():
             staged[name] = [await self._stage_one(source, below / name / source.name) for source in sources]
-        inputs: dict[str, Any] = {name: str(staged[name][0]) for name, _ in kind.input_fields()}
+        inputs: dict[str, Any] = {name: str(staged[name][0]) for name, _ in kind.input_fields() if name in staged}
         for name, data in kind.data_sources(parameters):
             annotations = staged.get(f"{name}.annotations")
             inputs[name] = {

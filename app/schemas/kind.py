@@ -71,7 +71,7 @@ class Kind:
         return str(word)
 
     def input_fields(self) -> Iterator[tuple[str, InputFile]]:
-        """The parameters that name one file to stage."""
+        """The parameters that name one file to stage; the first one is never left out."""
         for name, info in self.parameters.model_fields.items():
             for mark in _marks(info):
                 if isinstance(mark, InputFile):

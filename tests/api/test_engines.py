@@ -141,6 +141,20 @@ def test_int8_on_a_dla_cannot_be_calibrated_by_trtexec_alone(jetson: Service, ke
     assert "calibration" in job["error"]["hint"]
 
 
+def test_int8_on_a_dla_from_a_calibration_cache_of_an_earlier_build(jetson: Service, key: str) -> None:
+    cache = jetson.upload(PID, "best.cache", b"TRT-100300-EntropyCalibration2\nimages: 3c010a14\n")
+    asked = {"input_path": key, "calibration_cache": cache, "precision": "int8", "input_size": [608, 608]}
+    job = jetson.run("onnx_to_trt_int8", PID, {**asked, "device": "dla1"})
+    assert job["status"] == "completed", job["error"]
+    command = job["metrics"]["build"]["command"]
+    assert {"--int8", "--useDLACore=1", "--allowGPUFallback"} <= set(command)
+    assert any(part.startswith("--calib=") and part.endswith("best.cache") for part in command)
+    assert job["metrics"]["manifest"]["quantization"] == "calibrated"
+    broken = jetson.upload(PID, "other.cache", b"no cache")
+    refused = jetson.run("onnx_to_trt_int8", PID, {**asked, "calibration_cache": broken})
+    assert refused["error"]["code"] == "CALIBRATION_MISSING"
+
+
 def test_an_engine_for_another_machine_comes_as_the_line_to_run_there(jetson: Service, key: str) -> None:
     job = jetson.run("onnx_to_trt", PID, {"input_path": key, "precision": "fp16", "profile": "jetson-nano"})
     assert job["error"]["code"] == "BUILD_ELSEWHERE"

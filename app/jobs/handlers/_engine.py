@@ -43,6 +43,7 @@ def run_build(
     asked: Wish,
     images: Images | None = None,
     *,
+    calibration_cache: Path | None = None,
     mixed_fp16: bool = False,
 ) -> EngineMetrics:
     request = EngineRequest(
@@ -50,6 +51,7 @@ def run_build(
         context.output,
         asked,
         images,
+        calibration_cache=calibration_cache,
         mixed_fp16=mixed_fp16,
         sparse=parameters.sparse,
         dla_cores=context.options["dla_cores"],

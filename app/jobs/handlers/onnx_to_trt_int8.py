@@ -15,4 +15,5 @@ def run(parameters: OnnxToTrtInt8, context: JobContext) -> EngineMetrics:
     if given is not None:
         images = Images(given[0], parameters.input_size, parameters.int8_max_batches, context.threads)
     asked = wish(parameters, context, "int8", parameters.input_size)
-    return run_build(parameters, context, asked, images, mixed_fp16=parameters.mixed_fp16)
+    cache = context.optional_input("calibration_cache")
+    return run_build(parameters, context, asked, images, calibration_cache=cache, mixed_fp16=parameters.mixed_fp16)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from app.schemas.common import ImageFolder, ImageSize, OutputFile
+from app.schemas.common import ImageFolder, ImageSize, InputFile, OutputFile
 from app.schemas.kind import Kind
 from app.schemas.kinds._engine import MACHINES, NEEDS, BuildParameters, EngineMetrics, build_slot
 
@@ -21,6 +21,9 @@ class OnnxToTrtInt8(BuildParameters):
     calib_dir: Annotated[str, ImageFolder(), Field(min_length=1)] | None = Field(
         None,
         description="Calibration images: `/folder` on the server, an archive or a prefix. A Q/DQ ONNX needs none.",
+    )
+    calibration_cache: Annotated[str, InputFile(".cache", ".calib"), Field(min_length=1)] | None = Field(
+        None, description="A calibration cache of an earlier build, instead of images; up to TensorRT 10."
     )
     precision: Literal["int8"] = "int8"
     mixed_fp16: bool = Field(False, description="Let layers without INT8 run in FP16 instead of FP32.")

@@ -20,7 +20,7 @@ from app.toolkit.errors import PreflightFailed
 from app.toolkit.onnx_file import input_specs, load_onnx, opset_of, output_specs, write_whole
 from app.toolkit.tensorrt import builder, trtexec
 from app.toolkit.tensorrt.api import open_api
-from app.toolkit.tensorrt.calibrator import Calibration, from_cache
+from app.toolkit.tensorrt.calibrator import Calibration
 from app.toolkit.tensorrt.dialects import Dialect, command_line, dialect_of
 from app.toolkit.tensorrt.errors import DlaUnavailable, TensorrtMissing, TrtexecMissing
 from app.toolkit.tensorrt.manifest import Manifest, engine_entries, machine_entries, sha256_of, write_manifest
@@ -277,8 +277,6 @@ def _build(
 
 
 def _calibration(asked: BuildRequest, request: EngineRequest) -> Calibration | None:
-    if asked.int8_from == "calibration_cache" and asked.calibration_cache is not None:
-        return from_cache(asked.calibration_cache, 1)
     if asked.int8_from != "calibrator" or request.images is None:
         return None
     batches = calibration_batches(load_onnx(request.onnx), request.images)
@@ -289,14 +287,15 @@ def _calibration(asked: BuildRequest, request: EngineRequest) -> Calibration | N
 # -- what is said of it -------------------------------------------------------------------------------------------
 def _keep_policy(request: EngineRequest, made: TrtexecBuild | builder.PythonBuild) -> None:
     """`strict` means that no layer left the DLA; an engine that broke it is not delivered."""
-    placement = made.log.placement
-    if request.wish.dla_core is None or request.wish.dla_policy != "strict" or not placement.gpu_layers:
+    support = made.dla if isinstance(made, builder.PythonBuild) else None
+    left = made.log.placement.gpu_layers or (support.refused if support else ())
+    if request.wish.dla_core is None or request.wish.dla_policy != "strict" or not left:
         return
     request.engine.unlink(missing_ok=True)
     raise DlaUnavailable(
-        f"{len(placement.gpu_layers)} layers were put on the GPU, which dla_policy strict does not allow",
+        f"{len(left)} layers were put on the GPU, which dla_policy strict does not allow",
         expected="every layer on the DLA",
-        received=", ".join(placement.gpu_layers[:8]),
+        received=", ".join(left[:8]),
         hint="dla_policy prefer, or change these layers; the reasons are in the job's log",
     )
 
