@@ -19,6 +19,12 @@ from tests.toolkit.trt import trtexec
 
 RELEASES = ("8.2", "8.5", "8.6", "10.3", "11.1")
 PID = "P0001"
+ROOT = Path(__file__).parents[2]
+PACKAGE = """
+import sys
+from tests.doubles.tensorrt.module import make
+sys.modules[__name__] = make("{release}", dla_cores=2)
+"""
 Machine = Callable[..., Service]
 
 
@@ -139,6 +145,37 @@ def test_int8_on_a_dla_cannot_be_calibrated_by_trtexec_alone(jetson: Service, ke
     job = jetson.run("onnx_to_trt_int8", PID, {**asked, "device": "dla"})
     assert job["error"]["code"] == "TENSORRT_MISSING"
     assert "calibration" in job["error"]["hint"]
+
+
+@pytest.mark.parametrize("release", [pytest.param("8.6.1", marks=pytest.mark.slow), "10.3.0"])
+def test_s0_s_int8_example_is_calibrated_by_the_python_package(
+    make_service: Machine, tmp_path: Path, graph: bytes, release: str
+) -> None:
+    (tmp_path / "tensorrt.py").write_text(PACKAGE.format(release=release))
+    path = os.pathsep.join(map(str, (tmp_path, ROOT / "tests" / "doubles", ROOT)))
+    service = make_service(PYTHONPATH=path, DLA_CORES="2")
+    scenes = make_scenes(service.workspace / "calib", images=4, seed=53) / "images"
+    asked = {
+        "input_path": service.upload(PID, "best.onnx", graph),
+        "calib_dir": str(scenes),
+        "device": "dla",
+        "mixed_fp16": False,
+        "sparse": False,
+        "precision": "int8",
+        "int8_max_batches": 10,
+        "input_size": [608, 608],
+    }
+    job = service.run("onnx_to_trt_int8", PID, asked)
+    assert job["status"] == "completed", job["error"]
+    metrics = job["metrics"]
+    assert metrics["manifest"]["builder"] == "python"
+    assert metrics["manifest"]["quantization"] == "calibrated"
+    assert metrics["manifest"]["device"] == "dla0"
+    assert metrics["tensorrt_version"].startswith(release)
+    calibration = metrics["build"]["calibration"]
+    assert (calibration["method"], calibration["batches"], calibration["batch_size"]) == ("entropy", 4, 1)
+    assert any("int8_calibrator = entropy" in call for call in metrics["manifest"]["command"])
+    assert "best_int8_calib.cache" in job["artifact_files"], "another build can be calibrated with it"
 
 
 def test_int8_on_a_dla_from_a_calibration_cache_of_an_earlier_build(jetson: Service, key: str) -> None:
