@@ -23,7 +23,7 @@ services: setup ## Put real servers for the tests into .services/ (needs Go; onc
 	@bash tests/docker/install.sh || [ "$${CI:-}" != true ]
 	@$(BIN)/python -m tests.services.install
 
-demo: setup ## Start a service, export a real model over HTTP, show what came out
+demo: setup ## Start a service, export and quantise a real model over HTTP, show what came out
 	@$(BIN)/optimizing demo
 
 serve: setup ## Start the service on port 8000

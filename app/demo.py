@@ -22,6 +22,9 @@ PILLS = Path(__file__).resolve().parent.parent / "tests" / "assets" / "pills" / 
 PID = "P0001"
 ACTIONS = ("check_model_stats", "pt_to_onnx_fp32", "pt_to_onnx_fp16")
 REPEATED = "pt_to_onnx_fp32"
+QUANTISED = "quantize_onnx"
+SCENES, CALIBRATION_SCENES = 60, 20
+"""Drawn for the pills model: some calibrate, the others prove."""
 READY_SEC = 120.0
 STOP_SEC = 40.0
 
@@ -66,6 +69,7 @@ class Demo:
     upload: dict[str, Any] = field(default_factory=dict)
     runs: list[DemoRun] = field(default_factory=list)
     repeated: DemoRun | None = None
+    int8: DemoRun | None = None
 
     def run_of(self, action: str) -> DemoRun:
         return next(run for run in self.runs if run.job["action"] == action)
@@ -82,6 +86,7 @@ class Demo:
             "upload": self.upload,
             "jobs": [_run_document(self, run) for run in self.runs],
             "repeated": _run_document(self, self.repeated) if self.repeated else None,
+            "int8": _run_document(self, self.int8) if self.int8 else None,
         }
 
 
@@ -106,9 +111,12 @@ def run_demo(view: View, model: Path | None, below: Path) -> dict[str, Any]:
         with view.transfer(f"uploading {path.name}") as on_progress:
             demo.upload = client.upload(path, PID, path.name, on_progress)
         view.say(f"[green]✓[/] uploaded {path.name}, {path.stat().st_size:,} bytes: {demo.upload['key']}")
+        source = {"input_path": demo.upload["key"]}
         for action in ACTIONS:
-            demo.runs.append(_run(client, view, action, demo.upload["key"]))
-        demo.repeated = _run(client, view, REPEATED, demo.upload["key"])
+            demo.runs.append(_run(client, view, action, source))
+        demo.repeated = _run(client, view, REPEATED, source)
+        if path == PILLS:  # of no other model does the demo know images
+            demo.int8 = _run(client, view, QUANTISED, _int8_parameters(demo))
     show_report(view, demo)
     return demo.document()
 
@@ -192,10 +200,25 @@ def _stop(process: subprocess.Popen[bytes], view: View) -> None:
         view.say(f"[red]the service ended with exit code {code}[/]")
 
 
-def _run(client: Client, view: View, action: str, key: str) -> DemoRun:
+def _int8_parameters(demo: Demo) -> dict[str, Any]:
+    """INT8 of the FP32 export for this machine's CPU, on scenes drawn for it."""
+    scenes = demo.workspace / "scenes"
+    command = [sys.executable, str(PILLS.with_name("make_pills.py")), str(scenes), "--images", str(SCENES)]
+    subprocess.run([*command, "--size", "640", "--seed", "7"], check=True, stdout=subprocess.DEVNULL)
+    exported = demo.run_of(REPEATED)
+    return {
+        "input_path": f"{exported.job['artifacts_path']}{demo.model.stem}_fp32.onnx",
+        "target": "onnxruntime-cpu",
+        "calib_dir": str(scenes / "images"),
+        "num_samples": CALIBRATION_SCENES,
+        "data": {"images": str(scenes / "images"), "annotations": str(scenes / "instances.json")},
+    }
+
+
+def _run(client: Client, view: View, action: str, parameters: dict[str, Any]) -> DemoRun:
     """One job, from the POST to its end."""
     began = time.monotonic()
-    started = client.submit(action, request_body(client, action, key))
+    started = client.submit(action, request_body(client, action, parameters))
     name = JobName(started["pid"], started["oid"])
     moments: dict[str, float] = {}
     with view.following(f"{name} {action}") as progress:
@@ -225,7 +248,7 @@ def _run(client: Client, view: View, action: str, key: str) -> DemoRun:
     )
 
 
-def request_body(client: Client, action: str, key: str) -> dict[str, Any]:
+def request_body(client: Client, action: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """The request as a person would write it, with the kind's word as the service gives it."""
     word = next(kind["kind"] for kind in client.kinds() if kind["action"] == action)
-    return {"pid": PID, "parameters": {"kind": word, "input_path": key}}
+    return {"pid": PID, "parameters": {"kind": word, **parameters}}

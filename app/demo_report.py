@@ -27,8 +27,11 @@ def show_report(view: View, demo: Demo) -> None:
         view.table(table)
     view.result("[dim]start: until the job's process began its work; the first one waits for PyTorch to be loaded[/]\n")
     _cache_lines(view, demo)
+    if demo.int8 is not None:
+        view.result("")
+        view.table(_int8_table(demo.int8))
     view.result("\n[bold]Where it lies[/]")
-    for run in demo.runs:
+    for run in [*demo.runs, *([demo.int8] if demo.int8 else [])]:
         view.result(f"  {run.job['action']}: {escape(str(demo.store_folder(run)))}")
         view.result(f"    [dim]{demo.url}{run.name.path}/artifacts while the demo's service ran[/]")
     view.result("\n[bold]The same by hand[/]")
@@ -131,6 +134,21 @@ def _time_table(demo: Demo) -> Table:
 
 def _phase_seconds(run: DemoRun) -> dict[str, float]:
     return dict((run.job["metrics"] or {}).get("onnx", {}).get("phase_seconds", {}))
+
+
+def _int8_table(run: DemoRun) -> Table:
+    """What INT8 brought here, and what it cost on images that did not calibrate it."""
+    metrics = run.job["metrics"]
+    accuracy, race = metrics["accuracy"], metrics["latency"][0]
+    columns = ("MB", "ms on 1 thread", "times as fast", f"mAP50-95 on {accuracy['images']} other images")
+    table = plain_table("Smaller and faster: INT8 for ONNX Runtime on this CPU", "file", *columns, right=columns)
+    before, after = metrics["before"], metrics["after"]
+    table.add_row("FP32", f"{before['size_mb']:g}", f"{race['before_p50_ms']:.1f}", "1", f"{accuracy['before']:.4f}")
+    speedup = f"{race['speedup']:.2f} [{race['speedup_low']:.2f}, {race['speedup_high']:.2f}]"
+    table.add_row(
+        "INT8", f"{after['size_mb']:g}", f"{race['after_p50_ms']:.1f}", escape(speedup), f"{accuracy['after']:.4f}"
+    )
+    return table
 
 
 def _cache_lines(view: View, demo: Demo) -> None:
