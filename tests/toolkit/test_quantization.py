@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from app.toolkit import modelopt
 from app.toolkit.errors import (
     AlreadyQuantised,
     FeedMismatch,
@@ -25,7 +26,6 @@ from app.toolkit.images import DEFAULT_IMAGES, read_image, tensor_from_image
 from app.toolkit.models.open_model import open_model
 from app.toolkit.onnx_file import check
 from app.toolkit.onnx_lint import RELEASES, lint
-from app.toolkit.quantization import modelopt
 from app.toolkit.quantization.dynamic import quantize_dynamic
 from app.toolkit.quantization.graph import matching, post_processing, prepared
 from app.toolkit.quantization.operators import Target
@@ -322,3 +322,13 @@ def test_modelopt_makes_a_file_for_tensorrt(small: ModelProto, method: Method) -
     assert nodes_of(made)["/stem/Conv"].input[1] == "w1"
     assert made.metadata_props == small.metadata_props
     check(made)
+
+
+@pytest.mark.skipif(not modelopt.available(), reason="nvidia-modelopt is not installed here")
+def test_modelopt_casts_to_fp16_and_leaves_inputs_and_outputs(small: ModelProto) -> None:
+    made = modelopt.cast_with_modelopt(small)
+    kinds = {tensor.data_type for tensor in made.graph.initializer}
+    assert TensorProto.FLOAT16 in kinds
+    ends = (*made.graph.input, *made.graph.output)
+    assert {value.type.tensor_type.elem_type for value in ends} == {TensorProto.FLOAT}
+    assert np.abs(run(made, IMAGES_OF_ONE[:1]) - run(small, IMAGES_OF_ONE[:1])).max() < 0.01

@@ -17,13 +17,13 @@ from onnx import ModelProto
 from app.toolkit.calibration.images import CalibrationImages, choose_images, tensors
 from app.toolkit.errors import AccuracyDropped, FeedMismatch, NoImages
 from app.toolkit.images import Uint8Array
+from app.toolkit.modelopt import quantize_with_modelopt
 from app.toolkit.models.exported import ExportedModel, Float32Array
 from app.toolkit.onnx_file import check, load_onnx, write_whole
 from app.toolkit.onnx_lint import lint
 from app.toolkit.quantization.dynamic import quantize_dynamic
 from app.toolkit.quantization.graph import matching, post_processing, prepared
 from app.toolkit.quantization.held_out import HELD_OUT_IMAGES, held_out
-from app.toolkit.quantization.modelopt import quantize_with_modelopt
 from app.toolkit.quantization.proof import Accuracy, HeldOut
 from app.toolkit.quantization.ranges import Ranges, cache_key, cached_ranges, collect_ranges
 from app.toolkit.quantization.repair import Repair, rank, repair

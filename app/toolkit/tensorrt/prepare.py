@@ -12,6 +12,7 @@ from onnx import ModelProto
 from app.toolkit.calibration.images import CalibrationImages, choose_images, tensors
 from app.toolkit.fp16 import fp16_from_fp32
 from app.toolkit.images import Uint8Array
+from app.toolkit.modelopt import available, cast_with_modelopt
 from app.toolkit.models.exported import ExportedModel, Float32Array
 from app.toolkit.onnx_file import write_whole
 from app.toolkit.quantization.graph import post_processing, prepared
@@ -30,8 +31,12 @@ class Images:
 
 
 def cast_to_fp16(model: ModelProto, path: Path) -> Path:
-    """Write the FP16 form, with float32 inputs and outputs. Raises NotFinite."""
-    write_whole(fp16_from_fp32(model).SerializeToString(), path)
+    """Write the FP16 form, with float32 inputs and outputs: by ModelOpt where it is installed, else by our own export.
+
+    Raises NotFinite, RuntimeUnavailable.
+    """
+    made = cast_with_modelopt(model) if available() else fp16_from_fp32(model)
+    write_whole(made.SerializeToString(), path)
     return path
 
 

@@ -1,9 +1,9 @@
-"""The other quantiser: NVIDIA's ModelOpt, where it is installed. It puts Q/DQ pairs where TensorRT wants them.
+"""NVIDIA's ModelOpt, where it is installed: it quantises to Q/DQ, and casts to FP16, as TensorRT wants them.
 
 It is no dependency of ours: `pip install "nvidia-modelopt[onnx]"` brings CUDA libraries and its own torch. It runs as
-its documented command in a process of its own, on the CPU. Tried with nvidia-modelopt 0.47.0.
+its documented commands in a process of its own, on the CPU. Tried with nvidia-modelopt 0.47.0.
 
-Source: NVIDIA Model Optimizer's guide, "ONNX quantization".
+Sources: NVIDIA Model Optimizer's guide, "ONNX quantization" and "AutoCast".
 """
 
 from __future__ import annotations
@@ -45,48 +45,58 @@ def quantize_with_modelopt(
         raise NoImages("calibration needs images", expected="at least one image", received="none")
     if method not in METHODS:
         raise RequestError(f"ModelOpt does not calibrate by {method}", expected=" or ".join(METHODS), received=method)
+    _require()
+    with tempfile.TemporaryDirectory(prefix="modelopt.") as folder:
+        data = Path(folder) / "images.npy"
+        np.save(data, images)
+        options = {
+            "--quantize_mode": "int8",
+            "--calibration_data_path": str(data),
+            "--calibration_method": METHODS[method],
+            "--calibration_eps": "cpu",
+            "--high_precision_dtype": "fp32",  # its own choice is FP16, of inputs and weights too
+        }
+        words = [part for pair in options.items() for part in pair]
+        if exclude_nodes:
+            words += ["--nodes_to_exclude", *(f"^{re.escape(name)}$" for name in exclude_nodes)]
+        return _run("modelopt.onnx.quantization", model, words, Path(folder))
+
+
+def cast_with_modelopt(model: ModelProto) -> ModelProto:
+    """A graph cast to FP16 where its values allow it; inputs and outputs stay float32, the metadata is kept.
+
+    Raises RuntimeUnavailable where ModelOpt is missing or fails, InvalidOnnx.
+    """
+    _require()
+    with tempfile.TemporaryDirectory(prefix="modelopt.") as folder:
+        return _run("modelopt.onnx.autocast", model, ["--keep_io_types"], Path(folder))
+
+
+def _require() -> None:
     if not available():
         raise RuntimeUnavailable(
-            "the quantiser modelopt is not installed",
+            "ModelOpt is not installed",
             expected="the Python package nvidia-modelopt",
             received="none",
             hint='pip install "nvidia-modelopt[onnx]", or use the backend onnxruntime',
         )
-    with tempfile.TemporaryDirectory(prefix="modelopt.") as folder:
-        made = load_onnx(_run(model, images, METHODS[method], exclude_nodes, Path(folder)))
-    del made.metadata_props[:]
-    made.metadata_props.extend(model.metadata_props)
-    check(made)
-    return made
 
 
-def _run(model: ModelProto, images: Float32Array, method: str, exclude_nodes: Sequence[str], folder: Path) -> Path:
-    source, data, result = folder / "model.onnx", folder / "images.npy", folder / "quantised.onnx"
+def _run(module: str, model: ModelProto, words: Sequence[str], folder: Path) -> ModelProto:
+    """One of its commands on a graph."""
+    source, result = folder / "model.onnx", folder / "result.onnx"
     onnx.save(model, source)
-    np.save(data, images)
-    options = {
-        "--onnx_path": source,
-        "--quantize_mode": "int8",
-        "--calibration_data_path": data,
-        "--calibration_method": method,
-        "--calibration_eps": "cpu",
-        "--high_precision_dtype": "fp32",  # its own choice is FP16, of inputs and weights too
-        "--output_path": result,
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "modelopt.onnx.quantization",
-        *(str(part) for pair in options.items() for part in pair),
-    ]
-    if exclude_nodes:
-        command += ["--nodes_to_exclude", *(f"^{re.escape(name)}$" for name in exclude_nodes)]
+    command = [sys.executable, "-m", module, "--onnx_path", str(source), "--output_path", str(result), *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0 or not result.is_file():
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise RuntimeUnavailable(
-            "ModelOpt could not quantise the graph",
+            f"{module} could not convert the graph",
             received=lines[-1].strip() if lines else f"exit status {done.returncode}",
-            hint="use the backend onnxruntime",
+            hint="do without ModelOpt: uninstall it, or use the backend onnxruntime",
         )
-    return result
+    made = load_onnx(result)
+    del made.metadata_props[:]
+    made.metadata_props.extend(model.metadata_props)
+    check(made)
+    return made
