@@ -137,6 +137,9 @@ def test_layers_are_placed_by_the_builders_lists() -> None:
     assert placement.source == "lists"
     assert placement.dla_subgraphs == len(placement.dla_layers) == 2
     assert placement.gpu_layers == ("COPY: /model.4/Conv", "POOLING: /pool/GlobalAveragePool")
+    document = placement.as_dict()
+    assert (document["dla_count"], document["gpu_count"], document["dla_pct"]) == (2, 2, 50.0)
+    assert document["most_transitions"] == 4
     assert [vars(one) for one in placement.reasons] == [
         {"layer": "/model.9/Concat", "why": "DLA only supports concatenation on the C dimension."},
         {"layer": "/model.9/Concat", "why": "CONCATENATION"},
@@ -149,7 +152,8 @@ def test_without_lists_the_layers_that_moved_are_counted() -> None:
     placement = read_log(PLACED_OTHERWISE).placement
     assert (placement.source, placement.dla_layers) == ("warnings", ())
     assert placement.gpu_layers == ("Concat_5", "Conv_7", "Conv_9")
-    assert placement.as_dict()["dla_count"] is None
+    document = placement.as_dict()
+    assert (document["dla_count"], document["dla_pct"], document["most_transitions"]) == (None, None, None)
     assert read_log("").placement.source == "none"
 
 

@@ -54,12 +54,23 @@ class Placement:
         """How many pieces of the network are handed to the DLA whole; between any two the GPU works."""
         return sum(layer.startswith(SUBGRAPH) for layer in self.dla_layers)
 
+    @property
+    def most_transitions(self) -> int:
+        """How often work changes between DLA and GPU at most: into and out of each piece, if the GPU has any.
+
+        The lists do not tell how layers are connected, so that two pieces may in truth follow each other.
+        """
+        return 2 * len(self.dla_layers) if self.gpu_layers else 0
+
     def as_dict(self) -> dict[str, Any]:
-        """JSON's shape; `dla_count` is None where the log does not tell."""
+        """JSON's shape; counts of the DLA are None where the log does not tell, `dla_pct` is of layers as fused."""
+        told, both = self.source == "lists", len(self.dla_layers) + len(self.gpu_layers)
         return {
             "source": self.source,
-            "dla_count": len(self.dla_layers) if self.source == "lists" else None,
+            "dla_count": len(self.dla_layers) if told else None,
             "gpu_count": len(self.gpu_layers),
+            "dla_pct": round(100 * len(self.dla_layers) / both, 1) if told and both else None,
+            "most_transitions": self.most_transitions if told else None,
             "dla_subgraphs": self.dla_subgraphs,
             "dla_layers": list(self.dla_layers),
             "gpu_layers": list(self.gpu_layers),
