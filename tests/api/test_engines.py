@@ -104,7 +104,7 @@ def test_s0_s_example_for_a_dla_core_names_what_runs_where(jetson: Service, key:
     assert job["metrics"]["preflight"]["dla"] is not None
 
 
-@pytest.mark.parametrize("release", [pytest.param("8.5", marks=pytest.mark.slow), "10.3", "11.1"])
+@pytest.mark.parametrize("release", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("8.5", "10.3")), "11.1"])
 def test_int8_without_the_python_package_is_quantised_first(machine: Machine, graph: bytes, release: str) -> None:
     service = machine(release)
     scenes = make_scenes(service.workspace / "pills", images=4, seed=51) / "images"
@@ -235,6 +235,7 @@ def test_an_engine_tells_where_it_loads_from_its_header_and_manifest(jetson: Ser
     assert stats["metrics"]["model"]["manifest"]["precision"] == "fp16"
 
 
+@pytest.mark.slow
 def test_twelve_builds_never_take_more_than_their_slots(machine: Machine, graph: bytes) -> None:
     service = machine("10.3", dla_cores=2, ENGINE_BUILD_CONCURRENCY="3", JOB_CPU_CONCURRENCY="2")
     key = service.upload(PID, "best.onnx", graph)
@@ -256,6 +257,7 @@ def test_twelve_builds_never_take_more_than_their_slots(machine: Machine, graph:
     assert max(service.job(job)["metrics"]["other_builds_meanwhile"] for job in jobs) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["start", "parse", "build"])
 def test_a_build_is_cancelled_in_any_phase_and_leaves_nothing(machine: Machine, graph: bytes, phase: str) -> None:
     service = machine("10.3", pause_sec=1.0)
@@ -268,6 +270,7 @@ def test_a_build_is_cancelled_in_any_phase_and_leaves_nothing(machine: Machine, 
     eventually(lambda: not [one for one in service.processes() if "trtexec" in _command(one)], 10, what="trtexec gone")
 
 
+@pytest.mark.slow
 def test_a_service_killed_in_the_middle_of_a_build_builds_again(machine: Machine, graph: bytes) -> None:
     service = machine("10.3", pause_sec=0.5)
     key = service.upload(PID, "best.onnx", graph)
@@ -314,6 +317,7 @@ def test_without_tensorrt_the_answer_is_at_once(service: Service, pid: str) -> N
     assert "Dockerfile.jetson" in problem["hint"]
 
 
+@pytest.mark.slow
 def test_builds_on_the_gpu_go_one_by_one_where_that_is_set(machine: Machine, graph: bytes) -> None:
     service = machine("10.3", GPU_EXCLUSIVE_BUILDS="true")
     key = service.upload(PID, "best.onnx", graph)

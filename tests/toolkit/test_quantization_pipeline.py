@@ -77,6 +77,7 @@ def test_labelled_images_that_calibrated_prove_nothing(request_: QuantizationReq
     assert any("8 images of the proof calibrated" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_copies_of_calibration_images_under_other_names_prove_nothing(
     request_: QuantizationRequest, scenes: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_copies_of_calibration_images_under_other_names_prove_nothing(
         quantize(replace(request_, num_samples=1000, proof_images=tmp_path / "copies", max_drop=0.1))
 
 
+@pytest.mark.slow
 def test_ranges_are_kept_for_the_same_graph_and_images_alone(request_: QuantizationRequest, tmp_path: Path) -> None:
     request = replace(request_, cache_dir=tmp_path / "cache")
 
