@@ -11,7 +11,7 @@ import pytest
 from tests.harness import Service
 from tests.services import by_hand
 
-pytestmark = pytest.mark.every_store(slow=True)
+pytestmark = pytest.mark.every_store
 
 EXAMPLES = {
     "pt_to_onnx_fp32": """

@@ -37,7 +37,7 @@ def _moment(text: str) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
-@pytest.mark.every_store(slow=True)
+@pytest.mark.every_store
 def test_a_hundred_identical_posts_are_one_execution(
     service: Service, stores: Stores, pid: str, record_property: Callable[[str, object], None]
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.harness import Service, eventually
 from tests.services.servers import Stores
 
-pytestmark = pytest.mark.every_store(slow=True)
+pytestmark = pytest.mark.every_store
 
 FIRST, SECOND = "first-key-of-user-1", "key:with:colons-of-user-2"
 KEYS = f"{FIRST}:0001,{SECOND}:0002,another-key-of-user-1:0001"

@@ -21,7 +21,7 @@ def pids_of(path: Path) -> list[int]:
     return [int(pid) for pid in found]
 
 
-@pytest.mark.every_store(slow=True)
+@pytest.mark.every_store
 @pytest.mark.parametrize(
     ("mode", "code"),
     [
@@ -131,7 +131,7 @@ def test_jobs_run_without_a_fork_server_where_the_setting_says_so(make_service: 
     assert service.wait(hanging)["status"] == "cancelled"
 
 
-@pytest.mark.every_store(slow=True)
+@pytest.mark.every_store
 def test_a_stop_gives_unfinished_jobs_back_and_the_next_start_runs_them(make_service: MAKE) -> None:
     service = make_service("same", DRAIN_TIMEOUT_SEC="0.5")
     long = service.submit("nap", "P1", {"seconds": 6.0})

@@ -48,11 +48,7 @@ _answered: dict[str, str] = {}
 
 def pytest_configure(config: pytest.Config) -> None:
     """No test sees the settings of who runs it; the servers that they name were noted before."""
-    config.addinivalue_line(
-        "markers",
-        "every_store(slow=False): runs on every pair of stores, from the third on with SLOW=1 only; "
-        "slow=True: on the servers only with SLOW=1",
-    )
+    config.addinivalue_line("markers", "every_store: runs on every pair of stores, on the servers with SLOW=1 only")
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
 
@@ -61,8 +57,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What a service answers may depend on its stores: tests with this mark run once on every pair."""
     mark = metafunc.definition.get_closest_marker("every_store")
     if mark and "stores" in metafunc.fixturenames:
-        waiting = STORES[1:] if mark.kwargs.get("slow") else STORES[2:]
-        pairs = [pytest.param(name, marks=[pytest.mark.slow] if name in waiting else []) for name in STORES]
+        pairs = [EMBEDDED, *(pytest.param(name, marks=pytest.mark.slow) for name in STORES[1:])]
         metafunc.parametrize("stores", pairs, indirect=True, scope="session")
 
 
