@@ -102,6 +102,7 @@ def _record_store_goes(
     _check_all(service, [*jobs, late], receiver, journal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["pymongo", pytest.param("motor", marks=pytest.mark.slow)])
 def test_the_record_store_is_killed_and_comes_back(
     driver: Driver,
@@ -153,6 +154,7 @@ def test_posts_that_are_repeated_until_they_are_accepted_make_one_job_each(
         service.wait(f"/optimizing/jobs/P1/{oid}")
 
 
+@pytest.mark.slow
 def test_the_artifact_store_is_killed_and_comes_back(
     make_service: MakeService, make_minio: Callable[[], S3Server], receiver: Receiver, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def _submit(pair: tuple[Service, Service], journal: Path, url: str) -> list[str]
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["pymongo", pytest.param("motor", marks=pytest.mark.slow)])
 def test_one_is_killed_and_the_other_takes_over(
     pair: tuple[Service, Service], receiver: Receiver, tmp_path: Path
