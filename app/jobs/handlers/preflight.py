@@ -8,7 +8,7 @@ from dataclasses import replace
 from app.jobs.context import JobContext
 from app.jobs.handlers._engine import wish
 from app.schemas.kinds.preflight import PreflightMetrics, PreflightParameters
-from app.toolkit.tensorrt.pipeline import EngineRequest, find_builders, look, machine
+from app.toolkit.tensorrt.pipeline import EngineRequest, find_builders, line_elsewhere, look, machine
 from app.toolkit.tensorrt.versions import version_of
 
 
@@ -19,7 +19,8 @@ def run(parameters: PreflightParameters, context: JobContext) -> PreflightMetric
     here = machine(None if parameters.tensorrt else find_builders().dialect, context.options["dla_cores"])
     if parameters.tensorrt:
         here = replace(here, tensorrt=version_of(parameters.tensorrt))
-    seen = look(EngineRequest(path, path.with_suffix(".engine"), asked), here)
+    request = EngineRequest(path, path.with_suffix(".engine"), asked)
+    seen = look(request, here, line_elsewhere(request))
     document = seen.as_dict()
     (context.workdir / f"{path.stem}_preflight.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
     return PreflightMetrics(verdict=seen.verdict, ok=not seen.problems, preflight=document)

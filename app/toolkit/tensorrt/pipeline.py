@@ -108,9 +108,9 @@ class _Ready:
     report: dict[str, Any] | None = None
 
 
-def look(request: EngineRequest, here: Target) -> Preflight:
-    """The preflight of a request on a machine, with the line for another one where the profile is that one's."""
-    return preflight(request.onnx, _wish(request), here, command_line=line_elsewhere(request))
+def look(request: EngineRequest, here: Target, line: str) -> Preflight:
+    """The preflight of a request on a machine; `line` as `line_elsewhere` gives it."""
+    return preflight(request.onnx, _wish(request), here, command_line=line)
 
 
 def build_engine(
@@ -132,12 +132,13 @@ def build_engine(
             hint="use an image made from Dockerfile.x86 or Dockerfile.jetson",
         )
     here = machine(dialect, request.dla_cores)
-    seen = look(request, here)
+    line = line_elsewhere(request)
+    seen = look(request, here, line)
     write_whole(
         json.dumps(seen.as_dict(), indent=2).encode(), request.engine.with_name(f"{request.engine.stem}_preflight.json")
     )
     if request.wish.profile is not None:
-        check_buildable_here(request.wish.profile, here, request.onnx.name, line_elsewhere(request))
+        check_buildable_here(request.wish.profile, here, request.onnx.name, line)
     refuse_problems(seen, dialect)
     progress("prepare", 0.0)
     ready = _prepared(request, builders, dialect, folder)
