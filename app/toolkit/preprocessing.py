@@ -1,0 +1,1 @@
+"""placeholder: how a model's images become its input"""
