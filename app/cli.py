@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ EXIT_BY_STATUS = {"completed": 0, "failed": EXIT_FAILED, "cancelled": EXIT_CANCE
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the job failed; 2 the command line is wrong; 3 the service refused (4xx); "
     "4 the service cannot be reached or is in trouble (5xx); 5 the job was cancelled; 130 interrupted."
+)
+COMPARE_EXIT_CODES = (
+    "Exit codes: 0 passed, or undecided without --strict; 1 failed, or could not be compared; "
+    "2 the command line is wrong, or a file here cannot be used; 130 interrupted."
 )
 
 cli = typer.Typer(
@@ -45,6 +49,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the job's l
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or return once accepted.")]
 Pid = Annotated[str, typer.Option("--pid", envvar="OPTIMIZING_PID", help="The project: P and digits.", metavar="PID")]
 Job = Annotated[list[str], typer.Argument(help="PID/OID, such as P0001/O0007; two words will do.", metavar="PID/OID")]
+A_FILE: dict[str, Any] = {"exists": True, "dir_okay": False}
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -220,6 +225,41 @@ def _follow(client: Client, view: View, name: JobName, action: str, *, verbose: 
     view.document(job)
     job_lines(view, job)
     raise typer.Exit(EXIT_BY_STATUS[job["status"]])
+
+
+@cli.command(epilog=COMPARE_EXIT_CODES)
+def compare(
+    reference: Annotated[Path, typer.Argument(help="A .pt, .onnx or .engine.", metavar="REF", **A_FILE)],
+    candidate: Annotated[Path, typer.Argument(help="What was made from it.", metavar="CAND", **A_FILE)],
+    *,
+    data: Annotated[
+        Path | None, typer.Option(help="Images: a folder (of class folders) or archive.", exists=True)
+    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="Their COCO annotations, a JSON file.", **A_FILE)] = None,
+    mode: Annotated[
+        Literal["coverage", "smoke", "full", "auto"] | None,
+        typer.Option(help="Which images; coverage, without --data smoke."),
+    ] = None,
+    sample_count: Annotated[int, typer.Option(min=1, help="smoke: images at random.")] = 32,
+    per_class_k: Annotated[int, typer.Option(min=1, help="coverage: images of each class.")] = 1,
+    max_total: Annotated[int, typer.Option(min=1, help="coverage and auto: images at most.")] = 5000,
+    out: Annotated[Path, typer.Option(help="Where export_report.json and report.html go.", file_okay=False)] = Path(),
+    strict: Annotated[bool, typer.Option("--strict", help="What auto leaves undecided is a failure.")] = False,
+    device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where both models run.")] = "cpu",
+    trust: Annotated[bool, typer.Option("--trust", help="Open files that can run code: only your own.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove here, without the service, that a model still answers like another; writes the proof down."""
+    from app.library_variables import FIXED_VARIABLES
+
+    os.environ.update(FIXED_VARIABLES)
+    with session(DEFAULT_URL, None, as_json) as (_, view):
+        from app.cli_compare import CompareWords
+        from app.cli_compare import compare as run
+
+        where, counts = (reference, candidate, data, annotations), (sample_count, per_class_k, max_total)
+        if not run(view, CompareWords(*where, mode, *counts, out, strict, device, trust)):
+            raise typer.Exit(EXIT_FAILED)
 
 
 @cli.command(epilog=EXIT_CODES)

@@ -119,6 +119,11 @@ class Settings(BaseSettings):
     # What a job accepts
     opset: int = Field(17, ge=11, le=20, description="ONNX opset of exports that name none.")
     trust_checkpoints: bool = Field(False, description="Open .pt files that run code. Only for files of your own.")
+    git_sha: str | None = Field(
+        None,
+        pattern=r"^([0-9a-f]{7,64}|nogit)$",
+        description="The commit in the names of versioned exports. Unset: the working directory's, or `nogit`.",
+    )
     parity_fp32_box_px: float = Field(0.05, gt=0, description="FP32 proof: largest move of a box edge, in pixels.")
     parity_fp32_score: float = Field(1e-4, gt=0, description="FP32 proof: largest change of a score.")
     parity_fp16_box_px: float = Field(4.0, gt=0, description="FP16 proof: largest move of a box edge, in pixels.")

@@ -6,9 +6,11 @@ import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from fastapi import FastAPI
 
 from app import __version__
@@ -30,6 +32,7 @@ from app.routers.body_limit import BodyLimit
 from app.routers.deps import KeyRing, Services
 from app.schemas.job import CallbackBody
 from app.storage import factory
+from app.version_tag import git_sha
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +87,8 @@ async def _lifespan(settings: Settings, registry: Registry) -> AsyncIterator[dic
         stack.callback(tasks.cancel_scope.cancel)
         tasks.start_soon(deliverer.run)
 
+        here: str = await anyio.to_thread.run_sync(git_sha, Path.cwd())
+        sha = settings.git_sha or here
         workspace, inputs = Workspace(settings, store), Inputs(settings, store, records)
         runner = Runner(
             settings=settings,
@@ -102,7 +107,7 @@ async def _lifespan(settings: Settings, registry: Registry) -> AsyncIterator[dic
         await dispatcher.start()
         stack.push_async_callback(dispatcher.drain)
         use = Jobs(
-            settings, registry, records, store, inputs, workspace, dispatcher, deliverer, allowance, hub, telemetry
+            settings, registry, records, store, inputs, workspace, dispatcher, deliverer, allowance, hub, telemetry, sha
         )
         gc.freeze()  # what was made until here stays: later collections need not walk it, and answers do not wait
         yield {"services": Services(settings, use, keys)}

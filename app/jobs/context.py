@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from app.archives import ARCHIVE_ENDINGS, BadArchive, unpack
 from app.jobs.protocol import INPUTS_DIR, JobSpec
-
-ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
-MAX_UNPACKED_BYTES = 64 * 1024**3
 
 
 class JobFailed(Exception):
@@ -72,33 +68,15 @@ class JobContext:
 
 
 def _unpacked(archive: Path, target: Path) -> Path:
-    """The folder of an archive's files. Raises JobFailed for one that is broken, climbs out or is a bomb."""
-    target.mkdir(parents=True, exist_ok=True)
+    """The folder of an archive's files. Raises JobFailed."""
     try:
-        if archive.name.lower().endswith(".zip"):
-            with zipfile.ZipFile(archive) as packed:
-                _check_size(sum(member.file_size for member in packed.infolist()))
-                packed.extractall(target)  # noqa: S202 - zipfile drops roots and `..` itself
-        else:
-            with tarfile.open(archive) as packed_tar:
-                _check_size(sum(member.size for member in packed_tar))
-                packed_tar.extractall(target, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        unpack(archive, target)
+    except BadArchive as error:
         raise JobFailed(
             "BAD_ARCHIVE",
             "the archive of images cannot be unpacked",
             expected=f"a whole archive ({', '.join(ARCHIVE_ENDINGS)}) of images",
-            received=f"{archive.name}: {error}",
+            received=str(error),
             hint="pack it anew and upload it again",
         ) from error
     return target
-
-
-def _check_size(unpacked_bytes: int) -> None:
-    if unpacked_bytes > MAX_UNPACKED_BYTES:
-        raise JobFailed(
-            "BAD_ARCHIVE",
-            "the archive is too large when unpacked",
-            expected=f"at most {MAX_UNPACKED_BYTES} bytes",
-            received=f"{unpacked_bytes} bytes",
-        )

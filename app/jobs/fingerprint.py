@@ -14,7 +14,8 @@ from app.storage.records import JobRecord
 def fingerprint(job: JobRecord, found: ResolvedInputs, versions: dict[str, str | None], options: dict[str, Any]) -> str:
     """SHA-256 over inputs by content, parameters, output name, settings that matter and versions.
 
-    The user is part of it: nobody learns from a quick answer what somebody else has done.
+    The user is part of it: nobody learns from a quick answer what somebody else has done. So is a version's name, which
+    is new each second: an export that makes a version is done again, not copied under a name of another time.
     """
     parameters = {name: value for name, value in job.parameters.items() if name not in found.digests}
     work = {

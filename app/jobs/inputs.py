@@ -11,16 +11,15 @@ from pathlib import Path, PurePosixPath
 
 import anyio.to_thread
 
+from app.archives import ARCHIVE_ENDINGS
 from app.config import SECRETS, Settings
 from app.errors import InvalidRequest, NotFound
-from app.jobs.context import ARCHIVE_ENDINGS
+from app.jobs.keys import is_foreign, job_of_key
+from app.jobs.latest import is_pointer
 from app.schemas.common import DataSource, InputFile
 from app.schemas.kind import Kind, Parameters
 from app.storage.artifacts import CHUNK_BYTES, ArtifactStore
 from app.storage.records import JobRef, RecordStore
-
-JOB_KEY_PARTS = 5
-"""`artifacts/{pid}/optimizing/{oid}/{name}`"""
 
 
 @dataclass(frozen=True)
@@ -119,19 +118,8 @@ class Inputs:
         return sources
 
     async def _file(self, uid: str, location: str) -> Source:
-        name = PurePosixPath(location).name
         if not location.startswith("/"):
-            try:
-                info = await self._artifacts.stat(location, digest=True)
-            except NotFound as error:
-                raise NotFound(
-                    "the input is not in the artifact store",
-                    expected="the key of an upload, or of a job's artifact",
-                    received=location,
-                    hint="POST the file to /optimizing/uploads and use the key that comes back",
-                    code="INPUT_NOT_FOUND",
-                ) from error
-            return Source(name, key=location, sha256=info.sha256 or "")
+            return await self._artifact(uid, location)
         path = self._allowed_path(uid, location)
         if not path.is_file():
             raise NotFound(
@@ -140,7 +128,27 @@ class Inputs:
                 hint="check the path on the server, or upload the file",
                 code="INPUT_NOT_FOUND",
             )
-        return Source(name, path=path, sha256=await anyio.to_thread.run_sync(_file_digest, path))
+        sha256 = await anyio.to_thread.run_sync(_file_digest, path)
+        return Source(PurePosixPath(location).name, path=path, sha256=sha256)
+
+    async def _artifact(self, uid: str, location: str) -> Source:
+        """The file under a key. A pointer is followed here and only once: the job gets the file that it led to now."""
+        key = location
+        try:
+            target = await self._artifacts.pointer(location) if is_pointer(location) else None
+            if target is not None:
+                await self._check_owner(uid, target)
+                key = target
+            info = await self._artifacts.stat(key, digest=True)
+        except NotFound as error:
+            raise NotFound(
+                "the input is not in the artifact store",
+                expected="the key of an upload, or of a job's artifact",
+                received=location if key == location else f"{location}, which leads to {key}, and that is gone",
+                hint="POST the file to /optimizing/uploads and use the key that comes back",
+                code="INPUT_NOT_FOUND",
+            ) from error
+        return Source(PurePosixPath(location).name, key=key, sha256=info.sha256 or "")
 
     def _allowed_path(self, uid: str, location: str) -> Path:
         """The path with links resolved, if it lies where requests may read."""
@@ -175,18 +183,8 @@ class Inputs:
 
     async def _check_owner(self, uid: str, location: str) -> None:
         """A key below another user's job or upload does not exist for this user."""
-        ref = job_of_key(location)
-        if ref is not None and await self._records.owner_of(ref) not in {None, uid}:
+        if await is_foreign(self._records, uid, location):
             raise NotFound("there is no artifact under that key", received=location)
-
-
-def job_of_key(key: str) -> JobRef | None:
-    """The job or upload that a key of S0's form belongs to."""
-    parts = key.split("/")
-    shaped = len(parts) >= JOB_KEY_PARTS - 1 and parts[0] == "artifacts" and parts[2] == "optimizing"
-    if shaped and parts[3].startswith("O") and parts[3][1:].isascii() and parts[3][1:].isdigit():
-        return JobRef(parts[1], parts[3][:19])
-    return None
 
 
 def _locations(kind: Kind, parameters: Parameters) -> Iterator[str]:

@@ -25,25 +25,12 @@ from typing import Any, Literal, Protocol
 import anyio.to_thread
 
 from app.jobs import child, procfs, protocol
+from app.library_variables import FIXED_VARIABLES
 
 StartMethod = Literal["forkserver", "exec"]
 
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "USER")
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "XDG_", "PYTHON", "COVERAGE_", "SSL_CERT_")
-FIXED_VARIABLES = {
-    # Ultralytics neither installs packages nor fetches weights nor phones home, and unpickles under its own guard.
-    "YOLO_OFFLINE": "true",
-    "YOLO_AUTOINSTALL": "false",
-    "YOLO_VERBOSE": "false",
-    "ULTRALYTICS_SAFE_LOAD": "1",
-    "HF_HUB_OFFLINE": "1",
-    # ONNX Runtime sends telemetry since 1.29, from threads that importing it starts: not with a user's models, and not
-    # before a fork.
-    "ORT_DISABLE_TELEMETRY": "1",
-    # OpenMP's workers spin while they wait: two jobs at once on two cores took twice as long (decisions/0101).
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "PYTHONUNBUFFERED": "1",
-}
 DRAIN_SEC = 1.0
 """How long the pipe may stay open after the process has ended, held by something that left the group."""
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from app.config import Settings
 from app.errors import ServiceError, StoreFull, StoreUnavailable
-from app.jobs import callbacks
+from app.jobs import callbacks, latest
 from app.jobs.control import Control, Stopped
 from app.jobs.fingerprint import fingerprint
 from app.jobs.hub import Hub, wait_for_event
@@ -273,7 +273,7 @@ class Runner:
             self.workspace.note(job, f"failed, {outcome.error['code']}: {outcome.error['message']}")
         if self.workspace.folder(job).exists():
             await self._phase_upload(job)
-            collected = await self._patiently(lambda: self._collect(job), control)
+            collected = await self._patiently(lambda: self._collect(job, outcome), control)
             if collected is None:
                 return
             if not isinstance(collected, StoreFull):
@@ -282,12 +282,15 @@ class Runner:
                 outcome = _service_failure(collected)
         await self._write_end(control, outcome, tuple(sorted({*names, *copied})))
 
-    async def _collect(self, job: JobRecord) -> tuple[str, ...] | StoreFull:
+    async def _collect(self, job: JobRecord, outcome: Outcome) -> tuple[str, ...] | StoreFull:
         """The names of what was stored, or that there is no room for it: this is not waited for."""
         try:
-            return await self.workspace.collect(job)
+            names = await self.workspace.collect(job)
+            if outcome.status == "completed":  # before that is told: whoever is told finds it by its pointer
+                await latest.advance(self.artifacts, self.records, job, self.registry[job.action])
         except StoreFull as error:
             return error
+        return names
 
     async def _phase_upload(self, job: JobRecord) -> None:
         if job.status == "running":

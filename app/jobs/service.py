@@ -7,22 +7,26 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 from app.config import Settings
 from app.errors import Conflict, NotFound
+from app.jobs import latest
 from app.jobs.callback_http import Allowance
 from app.jobs.callbacks import Deliverer
 from app.jobs.dispatcher import Dispatcher
 from app.jobs.hub import Hub, wait_for_event
 from app.jobs.inputs import Inputs
+from app.jobs.keys import job_of_key
 from app.jobs.registry import Registry
 from app.jobs.telemetry import Telemetry
 from app.jobs.workspace import Workspace
 from app.schemas.common import FINAL_STATUSES
 from app.schemas.kind import Kind, Parameters
-from app.storage.artifacts import ArtifactInfo, ArtifactStore, job_prefix
+from app.storage.artifacts import ArtifactInfo, ArtifactStore, absent, job_prefix
 from app.storage.records import DeliveryAttempt, IdempotencyKey, JobRecord, JobRef, Outbound, RecordStore
+from app.version_tag import version_tag
 
 LOOK_SEC = 0.5
 """How often a job that is waited for is looked at: another process may have run it."""
@@ -59,6 +63,8 @@ class Jobs:
     allowance: Allowance
     hub: Hub
     telemetry: Telemetry
+    sha: str
+    """The commit that versioned names bear."""
 
     async def submit(self, submission: Submission) -> JobRecord:
         """Accepts a job; when this returns it will not be lost."""
@@ -75,6 +81,7 @@ class Jobs:
         if submission.callback_url is not None:
             self.allowance.check_url(submission.callback_url)
         await self.inputs.check(submission.uid, kind, parameters)
+        now = time.time()
         draft = JobRecord(
             uid=submission.uid,
             pid=submission.pid,
@@ -83,8 +90,8 @@ class Jobs:
             kind=kind.word,
             parameters=parameters.model_dump(mode="json"),
             slot=str(kind.slot(parameters)),
-            created_at=time.time(),
-            output_name=kind.output_name(parameters),
+            created_at=now,
+            output_name=kind.output_name(parameters, self._tag(now)),
             callback_url=submission.callback_url,
             force=submission.force,
         )
@@ -145,6 +152,7 @@ class Jobs:
                 hint="POST the same request again with `force`: true to repeat a completed job",
                 code="JOB_NOT_RETRYABLE",
             )
+        now = time.time()
         return await self._accept(
             JobRecord(
                 uid=job.uid,
@@ -154,13 +162,23 @@ class Jobs:
                 kind=job.kind,
                 parameters=job.parameters,
                 slot=job.slot,
-                created_at=time.time(),
-                output_name=job.output_name,
+                created_at=now,
+                output_name=self._renamed(job, now),
                 callback_url=job.callback_url,
                 force=job.force,
                 retry_of=job.oid,
             )
         )
+
+    def _tag(self, moment: float) -> str:
+        return version_tag(datetime.fromtimestamp(moment, timezone.utc), self.sha)
+
+    def _renamed(self, job: JobRecord, moment: float) -> str | None:
+        """The output's name for a job that does it again: a version's says when it was asked for."""
+        kind = self.registry.get(job.action)
+        if kind is None:
+            return job.output_name
+        return kind.output_name(kind.parameters.model_validate(job.parameters), self._tag(moment))
 
     # -- uploads and artifacts ------------------------------------------------------------------------------------
     async def upload(self, uid: str, pid: str, name: str, chunks: AsyncIterator[bytes]) -> tuple[JobRef, ArtifactInfo]:
@@ -177,6 +195,15 @@ class Jobs:
     async def artifact_list(self, uid: str, ref: JobRef) -> tuple[str, list[ArtifactInfo]]:
         prefix = await self.artifact_prefix(uid, ref)
         return prefix, [info async for info in self.artifacts.list(prefix)]
+
+    async def latest(self, uid: str, pid: str, name: str) -> tuple[JobRef, str]:
+        """The job, and the name in it, of the file that a project's pointer leads to. Raises NotFound."""
+        key = latest.pointer_key(pid, name)
+        target = await latest.find(self.artifacts, self.records, uid, key)
+        ref = job_of_key(target)
+        if ref is None:  # put there by hand; only jobs' files can be downloaded
+            raise absent(key)
+        return ref, target.removeprefix(job_prefix(ref.pid, ref.oid))
 
     # -- callbacks ------------------------------------------------------------------------------------------------
     async def callbacks(self, uid: str, ref: JobRef) -> list[tuple[Outbound, list[DeliveryAttempt]]]:

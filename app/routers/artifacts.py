@@ -21,6 +21,7 @@ from app.errors import (
 from app.jobs.service import Jobs
 from app.routers.deps import JobsDep, RefDep, UidDep
 from app.routers.problems import declared
+from app.routers.views import job_path
 from app.schemas.common import FileName, Pid, check_key
 from app.schemas.job import ArtifactList, ArtifactView, UploadView
 from app.storage.artifacts import disposition
@@ -28,6 +29,7 @@ from app.storage.artifacts import disposition
 router = APIRouter(prefix="/optimizing", tags=["artifacts"])
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_LATEST = r"^latest_(detection|classification)\.onnx$"
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
@@ -124,6 +126,30 @@ async def download(
         return Response(status_code=307, headers=headers | {"Location": link, "Cache-Control": "no-store"})
     wanted = _range(range_, info.size_bytes) if range_ and if_range in {None, etag} else None
     return _stream(use, key, info.size_bytes, wanted, headers)
+
+
+@router.get(
+    "/projects/{pid}/{name}",
+    status_code=307,
+    response_class=Response,
+    summary="The newest export of a project's `detection_best.pt` or `classification_best.pt`",
+    responses={
+        307: {
+            "description": "It is at Location, under the name of its version",
+            "headers": {"Location": {"schema": {"type": "string", "format": "uri-reference"}}},
+        },
+        **declared(InvalidRequest, NotFound),
+    },
+)
+async def latest(
+    uid: UidDep,
+    use: JobsDep,
+    pid: Pid,
+    name: Annotated[str, Path(pattern=_LATEST, examples=["latest_detection.onnx"])],
+) -> Response:
+    ref, file = await use.latest(uid, pid, name)
+    headers = {"Location": f"{job_path(ref)}/artifacts/{quote(file)}", "Cache-Control": "no-store"}
+    return Response(status_code=307, headers=headers)
 
 
 def _stream(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
@@ -102,11 +102,15 @@ class InputFile:
 
 
 class OutputFile:
-    """Marks the parameter that names the output. `default` is its name where the request gives none."""
+    """Marks the parameter that names the output. `default` is its name where the request gives none.
 
-    def __init__(self, suffix: str, default: str) -> None:
+    `series` (input's stem -> series) has the inputs whose output is a version instead: `{series}-{tag}{suffix}`.
+    """
+
+    def __init__(self, suffix: str, default: str, series: Mapping[str, str] | None = None) -> None:
         self.suffix = suffix
         self.default = default
+        self.series = series or {}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self, handler(source))

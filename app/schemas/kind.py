@@ -81,14 +81,25 @@ class Kind:
         """The sets of images that a request names, by parameter; one within another is `outer.inner`."""
         return _data_sources(parameters, "")
 
-    def output_name(self, parameters: Parameters) -> str | None:
-        """The file name of the output: as asked for, else derived from the first input's stem (S0)."""
+    def output_name(self, parameters: Parameters, tag: str) -> str | None:
+        """The file name of the output: as asked for, else a version with `tag`, else by the first input's stem (S0)."""
+        for name, mark in self._output_fields():
+            stem, series = self.input_stem(parameters), self.output_series(parameters)
+            derived = f"{series}-{tag}{mark.suffix}" if series else mark.default.format(stem=stem, **vars(parameters))
+            return getattr(parameters, name) or derived
+        return None
+
+    def output_series(self, parameters: Parameters) -> str | None:
+        """The series that the output is a new version of (S4 E-1); None for an output with a name of its own."""
+        for name, mark in self._output_fields():
+            return None if getattr(parameters, name) else mark.series.get(self.input_stem(parameters))
+        return None
+
+    def _output_fields(self) -> Iterator[tuple[str, OutputFile]]:
         for name, info in self.parameters.model_fields.items():
             for mark in _marks(info):
                 if isinstance(mark, OutputFile):
-                    asked = getattr(parameters, name)
-                    return asked or mark.default.format(stem=self.input_stem(parameters), **vars(parameters))
-        return None
+                    yield name, mark
 
     def input_stem(self, parameters: Parameters) -> str:
         for name, _ in self.input_fields():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -45,6 +45,24 @@ def disposition(name: str) -> str:
     return f"attachment; filename*=UTF-8''{quote(name.rsplit('/', 1)[-1], safe='')}"
 
 
+def leads_below(key: str, target: str) -> bool:
+    """Whether a pointer may lead there: to a key below its own folder, as in one project."""
+    folder = key[: key.rfind("/") + 1]
+    return target.startswith(folder) and is_key(target)
+
+
+def check_pointer(key: str, target: str) -> None:
+    """Raises NotFound where either is no key or the one may not lead to the other."""
+    key_parts(key)
+    if not leads_below(key, target):
+        raise absent(target)
+
+
+def taken(key: str) -> Conflict:
+    hint = "remove that file from the store, and the next version moves the pointer"
+    return Conflict("a pointer cannot be written where a file lies", received=key, hint=hint)
+
+
 def job_prefix(pid: str, oid: str) -> str:
     """Where a job's artifacts lie (S0); the same place serves uploads."""
     return f"artifacts/{pid}/optimizing/{oid}/"
@@ -55,6 +73,10 @@ class ArtifactStore(Protocol):
 
     A key is checked by the caller (`schemas.common.check_key`); a store refuses one that would leave it all the same.
     What is visible under a key is always a whole file: writes go beside and are moved into place.
+
+    A pointer is a key that leads to another. It is no file: it is not listed, and what reads files does not find it.
+    Whoever wants the file asks where it leads, once, checks whose that is, and reads there: between a check and a look
+    through the pointer it could be moved.
     """
 
     async def start(self) -> None:
@@ -88,6 +110,16 @@ class ArtifactStore(Protocol):
 
     async def copy(self, source: str, target: str) -> ArtifactInfo:
         """Makes `target` the same file as `source`, without passing it through here. Raises NotFound."""
+
+    async def pointer(self, key: str) -> str | None:
+        """The key that a pointer leads to, whether or not a file is there; None where `key` is no pointer."""
+
+    async def point(self, key: str, target: str, *, instead_of: str | None) -> bool:
+        """Makes `key` a pointer to `target` in one step, if it still leads to `instead_of` (None: nothing is there).
+
+        False, and nothing changed, where it does not. Raises Conflict where a file lies under `key`, NotFound for a
+        `target` that is not below the pointer's own folder.
+        """
 
     def link(self, key: str, name: str) -> str | None:
         """A URL by which a client can fetch the file itself for a while, to be saved as `name`.

@@ -3,12 +3,16 @@
 `ROOT/<key>` is the file, `ROOT/.digests/<key>` its digest, `ROOT/.incoming/` what is still being written. No segment of
 a key begins with a dot, so the three never meet. A file that the platform put there itself has no digest yet: it is
 made when first asked for and holds as long as size and modification time stay as they were.
+
+A pointer is a relative symbolic link that leads down from its own folder; other links lead nowhere. `ROOT/.pointers` is
+locked while one is moved.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -19,10 +23,22 @@ from typing import BinaryIO, TypeVar
 import anyio.to_thread
 
 from app.errors import NotFound
-from app.storage.artifacts import CHUNK_BYTES, ArtifactInfo, absent, is_key, key_parts
+from app.storage.artifacts import (
+    CHUNK_BYTES,
+    ArtifactInfo,
+    absent,
+    check_pointer,
+    is_key,
+    key_parts,
+    leads_below,
+    taken,
+)
 from app.storage.files import created, digest_of, disk_fault, gone_afterwards, opened, receive, remove_stale
 
 T = TypeVar("T")
+
+ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""The errors by which a key has no file."""
 
 
 class LocalArtifacts:
@@ -118,6 +134,25 @@ class LocalArtifacts:
 
         return await self._run(link)
 
+    async def pointer(self, key: str) -> str | None:
+        return await self._run(self._pointer, key)
+
+    async def point(self, key: str, target: str, *, instead_of: str | None) -> bool:
+        def move() -> bool:
+            check_pointer(key, target)
+            path = self._path(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._pointers_locked():
+                ahead = self._pointer(key)
+                if ahead is None and os.path.lexists(path):
+                    raise taken(key)
+                if ahead != instead_of:
+                    return False
+                self._place_link(path, target[key.rfind("/") + 1 :])
+            return True
+
+        return await self._run(move)
+
     def link(self, key: str, name: str) -> str | None:  # noqa: ARG002 - a folder has no address
         return None
 
@@ -134,9 +169,34 @@ class LocalArtifacts:
         try:
             return open(opened(self._path(key)), "rb", buffering=0)
         except OSError as error:
-            if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
+            if error.errno in ABSENT:
                 raise absent(key) from None
             raise
+
+    def _pointer(self, key: str) -> str | None:
+        try:
+            target = key[: key.rfind("/") + 1] + str(self._path(key).readlink())
+        except OSError as error:
+            if error.errno in {errno.EINVAL, *ABSENT}:  # EINVAL: it is there and no link
+                return None
+            raise
+        return target if leads_below(key, target) else None
+
+    @contextlib.contextmanager
+    def _pointers_locked(self) -> Iterator[None]:
+        """Between the look at a pointer and its move nobody else moves one, in no other process either."""
+        with open(self._root / ".pointers", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            yield
+
+    def _place_link(self, path: Path, target: str) -> None:
+        temporary = self._incoming / uuid.uuid4().hex
+        try:
+            temporary.symlink_to(target)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
     def _keys(self, prefix: str) -> Iterator[str]:
         folder = self._root / prefix.rpartition("/")[0]

@@ -4,6 +4,8 @@ An object's key is the artifact's key, and its digest the object's metadata `sha
 stream is therefore written to a file of this machine first. An object that others put there has no digest yet: it is
 made when first asked for and remembered in this process. It is not written back: S3 can change metadata only by
 copying the object over itself, and that would race with the writer to whom it belongs.
+
+A pointer is an object with the metadata `pointer`, whose content is the key that it leads to.
 """
 
 from __future__ import annotations
@@ -31,9 +33,20 @@ from minio.error import S3Error
 
 from app.config import Settings
 from app.errors import NotFound, StoreUnavailable
-from app.storage.artifacts import ArtifactInfo, disposition, is_key, key_parts
+from app.schemas.common import MAX_KEY_BYTES
+from app.storage.artifacts import (
+    ArtifactInfo,
+    absent,
+    check_pointer,
+    disposition,
+    is_key,
+    key_parts,
+    leads_below,
+    taken,
+)
 from app.storage.files import created, digest_of, disk_fault, gone_afterwards, opened, receive, remove_stale
 from app.storage.s3_client import (
+    ABSENT_CODES,
     NOT_S3,
     S3_FAULTS,
     Download,
@@ -42,6 +55,7 @@ from app.storage.s3_client import (
     fault,
     make_client,
     make_pool,
+    put_if,
 )
 
 T = TypeVar("T")
@@ -62,6 +76,7 @@ REMEMBERED_DIGESTS = 10_000
 """About 5 MiB, where keys are of a usual length."""
 
 LINK_VALID = timedelta(minutes=15)
+POINTER = "x-amz-meta-pointer"
 PROBE = ".optimizing-probe"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -146,6 +161,7 @@ class MinioArtifacts:
         download = Download(self._client, self._bucket, key, start, end)
         try:
             while chunk := await self._ask(download.next, key=key):
+                _refuse_pointer(key, download.headers)
                 yield chunk
         finally:  # also when the reader went away
             download.close()
@@ -167,6 +183,23 @@ class MinioArtifacts:
         if source != target:  # which S3 refuses
             await self._ask(self._copy, source, target, key=source)
         return await self.stat(target)
+
+    async def pointer(self, key: str) -> str | None:
+        key_parts(key)
+        return (await self._ask(self._look, key))[1]
+
+    async def point(self, key: str, target: str, *, instead_of: str | None) -> bool:
+        def move() -> bool:
+            etag, ahead = self._look(key)
+            if ahead is None and etag is not None:
+                raise taken(key)
+            if ahead != instead_of:
+                return False
+            headers = {POINTER: "1", "Content-Type": "text/plain"}
+            return put_if(self._client, self._bucket, key, target.encode(), etag, headers)
+
+        check_pointer(key, target)
+        return await self._ask(move)
 
     def link(self, key: str, name: str) -> str | None:
         key_parts(key)
@@ -230,6 +263,21 @@ class MinioArtifacts:
         except Interrupted:
             anyio.from_thread.check_cancelled()
             raise
+
+    def _look(self, key: str) -> tuple[str | None, str | None]:
+        """An object's ETag, if there is one, and of a pointer the key that it leads to."""
+        try:
+            response = self._client.get_object(self._bucket, key)
+        except S3Error as error:
+            if error.code in ABSENT_CODES:
+                return None, None
+            raise
+        try:
+            target = response.read(MAX_KEY_BYTES + 1).decode("utf-8", "replace") if POINTER in response.headers else ""
+            return _etag(response.headers), target if leads_below(key, target) else None
+        finally:
+            response.close()
+            response.release_conn()
 
     def _copy(self, source: str, target: str) -> None:
         """Server-side, in parts where it is large; again where the source was replaced meanwhile."""
@@ -300,6 +348,7 @@ class MinioArtifacts:
 
     def _info(self, key: str, headers: Mapping[str, str]) -> ArtifactInfo:
         """What the headers of an answer about a whole object say. The digest is S3's metadata, or known from before."""
+        _refuse_pointer(key, headers)
         sha256 = headers.get("x-amz-meta-sha256", "")
         try:
             if SHA256.fullmatch(sha256):
@@ -334,6 +383,11 @@ class MinioArtifacts:
         except OSError as error:
             folder = Path(error.filename).parent if isinstance(error.filename, str) else self._incoming
             raise disk_fault(error, folder) from error
+
+
+def _refuse_pointer(key: str, headers: Mapping[str, str]) -> None:
+    if POINTER in headers:
+        raise absent(key)
 
 
 def _etag(headers: Mapping[str, str]) -> str:

@@ -81,7 +81,7 @@ def remove_stale(folder: Path) -> None:
     """Removes what a killed service was writing; younger files may be another service's."""
     for left in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # just put into its place
-            if left.stat().st_mtime < time.time() - STALE_SEC:
+            if left.lstat().st_mtime < time.time() - STALE_SEC:
                 left.unlink()
 
 

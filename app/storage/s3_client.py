@@ -32,6 +32,9 @@ RESUMES = 3
 """How often in a row a download may break without a byte having come."""
 
 ABSENT_CODES = {"NoSuchKey", "KeyTooLongError", "InvalidObjectName", "XMinioInvalidObjectName"}
+MOVED_CODES = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
+"""Another writer was first: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html."""
+
 FULL_CODES = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
 INSUFFICIENT_STORAGE = 507
 
@@ -99,6 +102,25 @@ def make_client(settings: Settings, endpoint: str, pool: Pool) -> Minio:
         raise StoreUnavailable(
             "the S3 settings cannot be used", received=str(error), hint="check S3_ENDPOINT and S3_REGION"
         ) from error
+
+
+def put_if(client: Minio, bucket: str, key: str, content: bytes, etag: str | None, headers: dict[str, Any]) -> bool:
+    """Stores a small object in one step if the one there has that ETag, or (None) if none is there. False where not.
+
+    A store that knows no such conditions ignores them, or refuses and is then asked without: of two writers at the same
+    moment the last one wins there.
+    """
+    condition = {"If-Match": f'"{etag}"'} if etag else {"If-None-Match": "*"}
+    put = client._put_object  # noqa: SLF001 - none of the public calls takes a condition
+    try:
+        put(bucket, key, content, {**headers, **condition})
+    except S3Error as error:
+        if error.code in MOVED_CODES:
+            return False
+        if error.code != "NotImplemented":
+            raise
+        put(bucket, key, content, headers)
+    return True
 
 
 def fault(error: Exception, endpoint: str, key: str | None = None) -> ServiceError:

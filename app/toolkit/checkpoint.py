@@ -104,7 +104,8 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> nn.Module:
             f"{checkpoint.path.name} holds weights but no network",
             expected="a checkpoint with the model itself under 'ema' or 'model'",
             received=f"a state dict of {len(weights)} tensors",
-            hint="save the model with Ultralytics' model.save(), not its state_dict()",
+            hint="save the model with Ultralytics' model.save(), not its state_dict(); "
+            "a timm checkpoint names its network beside the weights: backbone, num_classes, state_dict",
         )
     received = f"a dictionary with {sorted(map(str, content))[:8]}" if isinstance(content, Mapping) else type(content)
     raise NotAModel(

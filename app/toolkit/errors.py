@@ -9,6 +9,7 @@
     │   ├── FeedMismatch                FEED_MISMATCH
     │   ├── NoImages                    NO_IMAGES
     │   ├── UnreadableImage             UNREADABLE_IMAGE
+    │   ├── InvalidPreprocessing        INVALID_PREPROCESSING
     │   ├── InvalidAnnotations          INVALID_ANNOTATIONS
     │   ├── InvalidTrainingSettings     INVALID_TRAINING_SETTINGS
     │   ├── InvalidPruning              INVALID_PRUNING
@@ -22,6 +23,8 @@
     │   ├── InvalidBuild                INVALID_BUILD
     │   ├── CalibrationMissing          CALIBRATION_MISSING
     │   ├── ReleaseUnsupported          RELEASE_UNSUPPORTED
+    │   ├── ModelsDiffer                MODELS_DIFFER
+    │   ├── InvalidVerification         INVALID_VERIFICATION
     │   └── ModelFileError              the file is not what was asked for
     │       ├── FileMissing             FILE_MISSING
     │       ├── EmptyFile               EMPTY_FILE
@@ -31,7 +34,11 @@
     │       ├── TorchScriptFile         TORCHSCRIPT_FILE
     │       ├── StateDictWithoutModel   STATE_DICT_WITHOUT_MODEL
     │       ├── UnknownModelFamily      UNKNOWN_MODEL_FAMILY
+    │       ├── UnknownBackbone         UNKNOWN_BACKBONE
+    │       ├── InvalidCheckpoint       INVALID_CHECKPOINT
+    │       ├── StateDictMismatch       STATE_DICT_MISMATCH
     │       ├── UnsafeCheckpoint        UNSAFE_CHECKPOINT (carries the names the file asked for)
+    │       ├── UntrustedEngine         UNTRUSTED_ENGINE
     │       ├── InvalidOnnx             INVALID_ONNX
     │       ├── OnnxRefused             ONNX_REFUSED (carries the nodes' names)
     │       └── UnsupportedOperator     UNSUPPORTED_OPERATOR (an OnnxRefused)
@@ -40,6 +47,7 @@
         ├── NotFinite                   NOT_FINITE
         ├── ParityFailed                PARITY_FAILED (carries the report)
         ├── AccuracyDropped             ACCURACY_DROPPED
+        ├── VerificationFailed          VERIFICATION_FAILED
         ├── RuntimeUnavailable          RUNTIME_UNAVAILABLE
         ├── TrainingDiverged            TRAINING_DIVERGED
         ├── TrainingStopped             TRAINING_STOPPED
@@ -131,6 +139,18 @@ class FeedMismatch(RequestError):
     code = "FEED_MISMATCH"
 
 
+class ModelsDiffer(RequestError):
+    """Two models that are no two forms of one: their tasks, classes, channels or answers differ."""
+
+    code = "MODELS_DIFFER"
+
+
+class InvalidVerification(RequestError):
+    """The words of a verification do not fit together, or nothing could be judged by them."""
+
+    code = "INVALID_VERIFICATION"
+
+
 class NoImages(RequestError):
     """A folder or list holds no image that could be used."""
 
@@ -143,8 +163,14 @@ class UnreadableImage(RequestError):
     code = "UNREADABLE_IMAGE"
 
 
+class InvalidPreprocessing(RequestError):
+    """A description of how images become a model's input has an unknown word or an impossible number."""
+
+    code = "INVALID_PREPROCESSING"
+
+
 class InvalidAnnotations(RequestError):
-    """COCO annotations that do not fit the images or the model's classes."""
+    """Labels, as COCO annotations or class folders, that do not fit the images or the model's classes."""
 
     code = "INVALID_ANNOTATIONS"
 
@@ -281,10 +307,34 @@ class UnknownModelFamily(ModelFileError):
     code = "UNKNOWN_MODEL_FAMILY"
 
 
+class UnknownBackbone(ModelFileError):
+    """A checkpoint names a network that timm does not have."""
+
+    code = "UNKNOWN_BACKBONE"
+
+
+class InvalidCheckpoint(ModelFileError):
+    """A checkpoint's own description of its model contradicts itself or cannot be."""
+
+    code = "INVALID_CHECKPOINT"
+
+
+class StateDictMismatch(ModelFileError):
+    """The weights are not those of the network that the checkpoint names. `names` lists the tensors to blame."""
+
+    code = "STATE_DICT_MISMATCH"
+
+
 class UnsafeCheckpoint(ModelFileError):
     """Opening the file could run code that is not a known model's. `names` lists what it asked for."""
 
     code = "UNSAFE_CHECKPOINT"
+
+
+class UntrustedEngine(ModelFileError):
+    """An engine, which is code, that neither this service built nor the caller vouches for."""
+
+    code = "UNTRUSTED_ENGINE"
 
 
 class InvalidOnnx(ModelFileError):
@@ -327,6 +377,12 @@ class ParityFailed(MachineError):
     ) -> None:
         super().__init__(message, expected=expected, received=received, hint=hint)
         self.report = dict(report)
+
+
+class VerificationFailed(MachineError):
+    """The candidate does not answer like the reference, or that could not be decided and the request was strict."""
+
+    code = "VERIFICATION_FAILED"
 
 
 class AccuracyDropped(MachineError):

@@ -37,7 +37,7 @@ def onnx_from_torch(
 ) -> ModelProto:
     """Export an adapter's network as a slimmed float32 graph with the family's metadata.
 
-    `input_size` is (H, W) in px. `dynamic` frees batch, height and width.
+    `input_size` is (H, W) in px. `dynamic` frees the axes that `adapter.dynamic_axes` names.
     Raises UnsupportedOpset, ExportFailed; the input must have passed `adapter.check_input`.
     """
     if opset not in OPSETS:

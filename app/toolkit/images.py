@@ -1,7 +1,7 @@
-"""Images from disk to the network's input: the one preprocessing that parity, inference and COCO evaluation share.
+"""Images from disk to the network's input. Which steps a model takes is its `preprocessing.Preprocessing`.
 
-It equals Ultralytics' predict on an ONNX file: `LetterBox(new_shape, auto=False)` (grey 114 border, bilinear, centred),
-RGB, divided by 255, NCHW float32.
+`tensor_from_image` is a detector's: it equals Ultralytics' predict on an ONNX file, `LetterBox(new_shape, auto=False)`
+(grey 114 border, bilinear, centred), RGB, divided by 255, NCHW float32.
 """
 
 from __future__ import annotations
@@ -35,19 +35,25 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LetterboxFrame:
-    """How an image was placed: `scale` (network px per image px), border left and top in px, and its [H, W] in px."""
+    """How an image was placed: `scale` (network px per image px), border left and top in px, and its [H, W] in px.
+
+    A crop's border is negative. `scale_y` is the vertical scale where it is another than the horizontal one.
+    """
 
     scale: float
     left_px: int
     top_px: int
     image_size_px: tuple[int, int]
+    scale_y: float | None = None
 
     def boxes_in_image(self, boxes_xyxy: Float32Array) -> Float32Array:
         """Boxes [n, 4] xyxy, from network px to the image's own px, cut at its edges."""
         offset = np.array([self.left_px, self.top_px] * 2, dtype=np.float32)
+        scale_y = self.scale if self.scale_y is None else self.scale_y
+        scales = np.array([self.scale, scale_y] * 2, dtype=np.float32)
         height, width = self.image_size_px
         limits = np.array([width, height] * 2, dtype=np.float32)
-        placed: Float32Array = np.clip((boxes_xyxy - offset) / np.float32(self.scale), np.float32(0), limits)
+        placed: Float32Array = np.clip((boxes_xyxy - offset) / scales, np.float32(0), limits)
         return placed
 
 
@@ -158,16 +164,26 @@ def letterbox(image: Uint8Array, input_size: tuple[int, int]) -> tuple[Uint8Arra
 def tensor_from_image(
     image: Uint8Array, input_size: tuple[int, int], channels: int = 3
 ) -> tuple[Float32Array, LetterboxFrame]:
-    """An [h, w, 3] uint8 RGB image as the network's [1, C, H, W] float32 in 0..1, and where it lies in it.
+    """An [h, w, 3] uint8 RGB image as the network's [1, C, H, W] float32 in 0..1, and where it lies in it."""
+    framed, frame = letterbox(in_channels(image, channels), input_size)
+    return tensor_from_pixels(framed, channels), frame
 
-    One channel is the luma that OpenCV computes. Any other number takes R, G, B, R, ... in turn: such a network has
-    bands that no photograph has, and a parity proof only needs inputs with an image's statistics.
+
+def in_channels(image: Uint8Array, channels: int) -> Uint8Array:
+    """An [h, w, 3] RGB image as it is; for one channel [h, w, 1], the luma that OpenCV computes."""
+    if channels != 1:
+        return image
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)[..., None]
+
+
+def tensor_from_pixels(pixels: Uint8Array, channels: int) -> Float32Array:
+    """[H, W, 3] or [H, W, 1] uint8 as [1, C, H, W] float32 in 0..1.
+
+    Where the planes are fewer than the channels they are taken in turn (R, G, B, R, ...): such a network has bands that
+    no photograph has, and a parity proof only needs inputs with an image's statistics.
     """
-    if channels == 1:
-        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)[..., None]
-    framed, frame = letterbox(image, input_size)
-    planes = cv2.split(framed)
-    tensor = np.empty((1, channels, *input_size), dtype=np.float32)
+    planes = cv2.split(pixels)
+    tensor = np.empty((1, channels, *pixels.shape[:2]), dtype=np.float32)
     for index in range(channels):  # one pass from uint8 to float32, half the time of transposing and then dividing
         np.divide(planes[index % len(planes)], np.float32(255), out=tensor[0, index])
-    return tensor, frame
+    return tensor

@@ -59,10 +59,11 @@ LIMITS = {"fp32": FP32_LIMITS, "fp16": FP16_LIMITS}
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a candidate's tensor is from the reference's."""
+    """How far a candidate's tensor is from the reference's; `mse` is the mean of squared differences."""
 
     max_abs: float
     mean_abs: float
+    mse: float
     cosine: float | None
     reference_max_abs: float
     non_finite: int
@@ -133,6 +134,7 @@ class ParityReport:
             worst[name] = {
                 "max_abs": max(difference.max_abs for difference in found),
                 "mean_abs": max(difference.mean_abs for difference in found),
+                "mse": max(difference.mse for difference in found),
                 "cosine": min(cosines, default=None),
             }
         return worst
@@ -151,6 +153,7 @@ def measure_difference(reference: Array, candidate: Array) -> Difference:
     return Difference(
         max_abs=float(gap.max(initial=0.0)),
         mean_abs=float(gap.mean(dtype=np.float64)) if gap.size else 0.0,
+        mse=float(np.square(gap, dtype=np.float64).mean()) if gap.size else 0.0,
         cosine=None if non_finite else _cosine(first, second),
         reference_max_abs=float(np.abs(first).max(initial=0.0)),
         non_finite=non_finite,
@@ -210,15 +213,24 @@ def _breaches(one: InputParity, units: Mapping[str, str], limits: ParityLimits) 
         for name, difference in one.outputs.items()
         if difference.non_finite
     ]
+    for name, (difference, limit) in shares_of_limit(one, units, limits).items():
+        if difference > limit:
+            suffix = " px" if units[name.removesuffix(DETECTABLE)] == "px" else ""
+            breaches.append(f"{one.name}: {name} differ by {difference:.3g}{suffix}, limit {limit:.3g}{suffix}")
+    return breaches
+
+
+def shares_of_limit(
+    one: InputParity, units: Mapping[str, str], limits: ParityLimits
+) -> dict[str, tuple[float, float]]:
+    """(largest difference, its limit) of each part that is judged, in the part's unit."""
+    found = {}
     for name, unit in units.items():
         detectable = name + DETECTABLE
         judged = detectable if limits.detectable_only and detectable in one.parts else name
         limit = _limit(one.parts[judged], unit, limits) * (limits.random_factor if one.kind == "random" else 1.0)
-        difference = one.parts[judged].max_abs
-        if difference > limit:
-            suffix = " px" if unit == "px" else ""
-            breaches.append(f"{one.name}: {judged} differ by {difference:.3g}{suffix}, limit {limit:.3g}{suffix}")
-    return breaches
+        found[judged] = (one.parts[judged].max_abs, limit)
+    return found
 
 
 def _limit(difference: Difference, unit: str, limits: ParityLimits) -> float:

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from app.toolkit import parity
 from app.toolkit.errors import NoImages, NotFinite, ParityFailed
 from app.toolkit.export import DEFAULT_OPSET, onnx_from_torch
 from app.toolkit.fp16 import fp16_from_fp32
-from app.toolkit.images import DEFAULT_IMAGES, read_image, tensor_from_image
+from app.toolkit.images import DEFAULT_IMAGES, read_image
 from app.toolkit.models.base import ModelAdapter
 from app.toolkit.models.open_model import open_model
 from app.toolkit.onnx_file import check, set_metadata, write_whole
@@ -42,12 +42,15 @@ PHASES = ("load", "export", "check", "compare")
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export and how. `input_size` is (H, W) in px; `threads` None means every core this process may use."""
+    """What to export and how. `input_size` is (H, W) in px, the model's own where None.
+
+    `threads` None means every core this process may use.
+    """
 
     source: Path
     target: Path
     precision: Precision = "fp32"
-    input_size: tuple[int, int] = (640, 640)
+    input_size: tuple[int, int] | None = None
     batch_size: int = 1
     channels: int = 3
     opset: int = DEFAULT_OPSET
@@ -86,7 +89,7 @@ def export_and_prove(  # noqa: PLR0913 - the words of the request, each with its
     target: Path | str,
     *,
     precision: Precision = "fp32",
-    input_size: tuple[int, int] = (640, 640),
+    input_size: tuple[int, int] | None = None,
     batch_size: int = 1,
     channels: int = 3,
     opset: int = DEFAULT_OPSET,
@@ -99,9 +102,10 @@ def export_and_prove(  # noqa: PLR0913 - the words of the request, each with its
 ) -> ExportResult:
     """Export a `.pt` to `target` and prove that both answer alike, on one random input and on every image given.
 
-    `input_size` is (H, W) in px; `limits` default to those of the precision; `threads` to the cores that this process
-    may use; `trusted` as in `checkpoint.open_checkpoint`. `progress` hears (phase, fraction of that phase) for the
-    phases of `PHASES`. A dynamic export is also proven on a random input of another batch and size.
+    `input_size` is (H, W) in px, by default the checkpoint's own, which of YOLO is 640 x 640; `limits` default to those
+    of the precision; `threads` to the cores that this process may use; `trusted` as in `checkpoint.open_checkpoint`.
+    `progress` hears (phase, fraction of that phase) for the phases of `PHASES`. A dynamic export is also proven on a
+    random input of another batch, and of another size where the family leaves that free.
 
     `<target's stem>_parity.json` is written whether or not the proof passes; `target` only if it does.
 
@@ -112,7 +116,7 @@ def export_and_prove(  # noqa: PLR0913 - the words of the request, each with its
         Path(source),
         Path(target),
         precision,
-        (input_size[0], input_size[1]),
+        None if input_size is None else (input_size[0], input_size[1]),
         batch_size,
         channels,
         opset,
@@ -140,17 +144,18 @@ class _Run:
         request = self.request
         with self._phase("load"):
             adapter = open_model(request.source, trusted=request.trusted)
-            adapter.check_input(request.input_size, request.channels)
-            feeds = _feeds(request)
+            size = request.input_size or adapter.default_input_size
+            adapter.check_input(size, request.channels)
+            feeds = _feeds(adapter, request, size)
         with self._phase("export"):
-            model = _graph(adapter, request)
+            model = _graph(adapter, request, size)
         with self._phase("check"):
             data = model.SerializeToString()
             check(data)
             stats = stats_of_onnx(model, request.target, size_bytes=len(data))
             runtime = OrtRuntime(data, threads=request.threads)
         with self._phase("compare"):
-            report = _compare(adapter, runtime, request, feeds)
+            report = _compare(adapter, runtime, _inputs(adapter, request, size), feeds, request.limits)
             parity_path = request.target.with_name(f"{request.target.stem}_parity.json")
             write_whole(json.dumps(report.as_dict(), indent=2).encode(), parity_path)
             _refuse_failed(report, request)
@@ -177,15 +182,27 @@ class _Run:
         self.progress(name, 1.0)
 
 
-def _feeds(request: ExportRequest) -> list[_Feed]:
+def _inputs(adapter: ModelAdapter, request: ExportRequest, size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    """The model's inputs, with the axes that the export frees by their names."""
+    specs = adapter.input_specs(size, request.batch_size)
+    free = adapter.dynamic_axes() if request.dynamic else {}
+    return tuple(
+        replace(spec, shape=tuple(free.get(spec.name, {}).get(axis, side) for axis, side in enumerate(spec.shape)))
+        for spec in specs
+    )
+
+
+def _feeds(adapter: ModelAdapter, request: ExportRequest, size: tuple[int, int]) -> list[_Feed]:
     """The inputs of the proof: noise in 0..1, then the images in batches, the last one filled up from the first."""
-    height, width = request.input_size
     noise = np.random.default_rng(0)
-    shapes = {"random": (request.batch_size, request.channels, height, width)}
-    if request.dynamic:
-        shapes["random, another size"] = (request.batch_size + 1, request.channels, height + 128, width + 64)
+    shapes = {"random": (request.batch_size, request.channels, *size)}
+    (spec,) = _inputs(adapter, request, size)
+    if isinstance(spec.shape[-1], str):
+        shapes["random, another size"] = (request.batch_size + 1, request.channels, size[0] + 128, size[1] + 64)
+    elif request.dynamic:
+        shapes["random, another batch"] = (request.batch_size + 1, request.channels, *size)
     feeds = [_Feed(name, "random", noise.random(shape, dtype=np.float32)) for name, shape in shapes.items()]
-    tensors = [tensor_from_image(read_image(p), request.input_size, request.channels)[0] for p in request.images]
+    tensors = [adapter.preprocess(read_image(path), size)[0] for path in request.images]
     for first in range(0, len(tensors), request.batch_size):
         indices = [index % len(tensors) for index in range(first, first + request.batch_size)]
         name = ", ".join(dict.fromkeys(request.images[index].name for index in indices))
@@ -193,8 +210,8 @@ def _feeds(request: ExportRequest) -> list[_Feed]:
     return feeds
 
 
-def _graph(adapter: ModelAdapter, request: ExportRequest) -> ModelProto:
-    size, batch, dynamic = request.input_size, request.batch_size, request.dynamic
+def _graph(adapter: ModelAdapter, request: ExportRequest, size: tuple[int, int]) -> ModelProto:
+    batch, dynamic = request.batch_size, request.dynamic
     model = onnx_from_torch(adapter, input_size=size, batch_size=batch, opset=request.opset, dynamic=dynamic)
     if request.precision == "fp16":
         model = fp16_from_fp32(model)
@@ -203,19 +220,20 @@ def _graph(adapter: ModelAdapter, request: ExportRequest) -> ModelProto:
 
 
 def _compare(
-    adapter: ModelAdapter, candidate: Runtime, request: ExportRequest, feeds: Sequence[_Feed]
+    adapter: ModelAdapter,
+    candidate: Runtime,
+    inputs: Sequence[TensorSpec],
+    feeds: Sequence[_Feed],
+    limits: parity.ParityLimits,
 ) -> parity.ParityReport:
     """One runtime after the other: taking turns, the threads of each spin in the other's way, a third slower."""
-    inputs = adapter.input_specs(request.input_size, request.batch_size)
-    if request.dynamic:
-        inputs = tuple(TensorSpec(s.name, s.dtype, ("batch", s.shape[1], "height", "width")) for s in inputs)
     reference = TorchRuntime(adapter.reference_module(), inputs, adapter.output_specs())
     wanted, given = (_answers(runtime, feeds) for runtime in (reference, candidate))
     measured = [
         parity.measure(feed.name, feed.kind, first, second, adapter.parts)
         for feed, first, second in zip(feeds, wanted, given, strict=True)
     ]
-    return parity.judge(measured, adapter.parts, request.limits)
+    return parity.judge(measured, adapter.parts, limits)
 
 
 def _answers(runtime: Runtime, feeds: Sequence[_Feed]) -> list[dict[str, Array]]:

@@ -56,7 +56,7 @@ def test_a_kind_s_example_validates_and_has_a_word(kind: Kind) -> None:
     assert kind.parameters.__doc__
     assert "\\" not in kind.parameters.__doc__
     assert kind.summary
-    kind.output_name(parameters)
+    kind.output_name(parameters, "20250810-143012-nogit")
 
 
 @every_kind
@@ -158,7 +158,6 @@ def test_an_unknown_field_of_the_envelope_is_refused(service: Service, pid: str)
         {"input_size": 640},
         {"input_size": "640,640"},
         {"input_size": [640.5, 640]},
-        {"input_size": None},
         {"batch_size": 0},
         {"batch_size": -1},
         {"batch_size": 1.5},

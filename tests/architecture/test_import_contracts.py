@@ -42,6 +42,7 @@ def test_the_contracts_hold() -> None:
         ("app/jobs/service.py", "import sqlite3", "The drivers of databases and of S3 are the stores' own"),
         ("app/storage/factory.py", "import httpx2", "HTTP leaves this service through its callbacks only"),
         ("app/cli_view.py", "from app.config import Settings", "The command line is a client"),
+        ("app/two_stage/stages.py", "from app.config import Settings", "What works without the service"),
     ],
 )
 def test_a_broken_contract_is_caught(tmp_path: Path, module: str, line: str, contract: str) -> None:

@@ -19,7 +19,7 @@ SOURCES = sorted((ROOT / "app").rglob("*.py"))
 
 def _python(code: str, tmp_path: Path, **environment: str) -> str:
     """What a fresh interpreter prints, with the environment that a fork server gets."""
-    from app.jobs.process import FIXED_VARIABLES
+    from app.library_variables import FIXED_VARIABLES
 
     done = subprocess.run(
         [sys.executable, "-c", code],

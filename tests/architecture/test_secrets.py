@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.jobs.process import FIXED_VARIABLES, KEPT_PREFIXES, KEPT_VARIABLES
+from app.jobs.process import KEPT_PREFIXES, KEPT_VARIABLES
+from app.library_variables import FIXED_VARIABLES
 from app.jobs.protocol import MARK_VARIABLE
 from tests.harness import Service, alive, eventually
 

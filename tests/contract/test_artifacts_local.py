@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from app.errors import NotFound, ServiceError, StoreUnavailable
+from app.errors import Conflict, NotFound, ServiceError, StoreUnavailable
 from app.storage.artifacts_local import LocalArtifacts
 from app.storage.files import STALE_SEC
 from tests.contract.test_artifacts import KEY, keys, put, read, sha256
+from tests.contract.test_pointers import LATEST
 from tests.harness import tree
 
 pytestmark = pytest.mark.anyio
+
+VERSION = "artifacts/P0001/optimizing/O0001/detection-20250810-143012-ab12cd3.onnx"
 
 
 @pytest.fixture
@@ -89,6 +94,61 @@ async def test_links_lead_nowhere(local: LocalArtifacts, tmp_path: Path, target:
     with pytest.raises(ServiceError):
         await put(local, "artifacts/P0001/optimizing/O0001/folder/new/er.txt")
     assert tree(tmp_path) == before
+
+
+async def test_a_pointer_is_a_relative_link_that_others_can_follow(local: LocalArtifacts, tmp_path: Path) -> None:
+    await put(local, VERSION, b"a model")
+    await local.point(LATEST, VERSION, instead_of=None)
+    (tmp_path / "store").rename(tmp_path / "moved")
+    link = tmp_path / "moved" / LATEST
+    assert str(link.readlink()) == "O0001/detection-20250810-143012-ab12cd3.onnx"
+    assert link.read_bytes() == b"a model"
+
+
+async def test_only_links_down_from_their_own_folder_are_pointers(local: LocalArtifacts, tmp_path: Path) -> None:
+    path = tmp_path / "store" / LATEST
+    path.parent.mkdir(parents=True)
+    by_hand(tmp_path, VERSION, b"a model")
+    (path.parent / "folder").symlink_to("O0001", target_is_directory=True)
+    for target in (tmp_path / "store" / VERSION, "../optimizing/O0001/x.onnx", "O0001/../O0001/x.onnx", ".hidden", "."):
+        path.symlink_to(target)
+        assert await local.pointer(LATEST) is None
+        with pytest.raises(Conflict):
+            await local.point(LATEST, VERSION, instead_of=None)
+        path.unlink()
+    with pytest.raises(NotFound):
+        await local.pointer("artifacts/P0001/optimizing/folder/latest_detection.onnx")
+
+
+async def test_at_every_moment_a_pointer_leads_to_a_version(local: LocalArtifacts, tmp_path: Path) -> None:
+    """What another process sees while it is moved, and so what a crash leaves, is one of the two."""
+    link = tmp_path / "store" / LATEST
+    await local.point(LATEST, VERSION, instead_of=None)
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.add(str(link.readlink()))
+
+    looking = ThreadPoolExecutor(1).submit(look)
+    ahead = VERSION
+    made = [f"artifacts/P0001/optimizing/O{n:04d}/x.onnx" for n in range(2, 60)]
+    for target in made:
+        assert await local.point(LATEST, target, instead_of=ahead)
+        ahead = target
+    done.set()
+    looking.result()
+    assert seen <= {target.removeprefix("artifacts/P0001/optimizing/") for target in (VERSION, *made)}
+    assert list((tmp_path / "store" / ".incoming").iterdir()) == []
+
+
+async def test_a_link_that_a_killed_service_left_is_removed(local: LocalArtifacts, tmp_path: Path) -> None:
+    left = tmp_path / "store" / ".incoming" / "left"
+    left.symlink_to("O0001/not-there.onnx")
+    os.utime(left, (time.time() - STALE_SEC - 60,) * 2, follow_symlinks=False)
+    await local.start()
+    assert not left.is_symlink()
 
 
 async def test_what_is_no_file_is_not_found_and_nobody_waits_for_it(local: LocalArtifacts, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,8 +28,9 @@ from app.storage.artifacts_minio import COPY_PART_BYTES, PART_BYTES, THREADS, Mi
 from app.storage.s3_client import fault
 from tests.cli.cutting_proxy import cutting
 from tests.contract.jobs import together
-from tests.contract.s3 import NOWHERE, opened, port_of, settings_of
+from tests.contract.s3 import NOWHERE, opened, port_of, refusing_conditions, settings_of
 from tests.contract.test_artifacts import KEY, chunks, keys, put, read, sha256
+from tests.contract.test_pointers import LATEST
 from tests.harness import eventually, tree
 from tests.services.servers import S3Server, fresh_name
 
@@ -386,3 +387,34 @@ async def test_a_link_leads_to_the_public_address_and_asks_nobody(tmp_path: Path
     assert link is not None and link.startswith(f"https://files.example.com/{NOWHERE['S3_BUCKET']}/{KEY}?")
     assert NOWHERE["S3_SECRET_KEY"] not in link
     assert MinioArtifacts(settings_of(NOWHERE, tmp_path)).link(KEY, "best.pt") is None
+
+
+# -- pointers -----------------------------------------------------------------------------------------------------
+async def test_a_pointer_is_an_object_that_others_can_read(
+    store: MinioArtifacts, environment: dict[str, str], s3_server: S3Server
+) -> None:
+    target = "artifacts/P0001/optimizing/O0001/detection-20250810-143012-ab12cd3.onnx"
+    await store.point(LATEST, target, instead_of=None)
+    with s3_server.client() as client, closing(client.get_object(environment["S3_BUCKET"], LATEST)) as answer:
+        assert answer.data == target.encode()
+        assert answer.headers["x-amz-meta-pointer"] == "1"
+
+
+async def test_a_pointer_that_others_wrote_leads_nowhere_else(
+    store: MinioArtifacts, foreign: Callable[..., None]
+) -> None:
+    for target in (b"artifacts/P0002/optimizing/O0001/x.onnx", b"../x", b"", b"\xff" * 2000):
+        foreign(LATEST, target, pointer="1")
+        assert await store.pointer(LATEST) is None
+
+
+async def test_a_store_without_conditional_writes_is_asked_without(tmp_path: Path, anyio_backend: str) -> None:
+    """Some refuse the condition with 501; a pointer is then written all the same."""
+    with refusing_conditions() as server:
+        store = MinioArtifacts(settings_of({**NOWHERE, "S3_ENDPOINT": server.url}, tmp_path))
+        try:
+            assert await store.point(LATEST, f"{KEY.rpartition('/')[0]}/x.onnx", instead_of=None)
+            assert server.puts == [True, False], "with a condition, then without"
+            assert await store.pointer(LATEST) == f"{KEY.rpartition('/')[0]}/x.onnx"
+        finally:
+            await store.close()

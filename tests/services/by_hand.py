@@ -38,6 +38,16 @@ def read(service: Service, key: str) -> bytes:
         return bytes(client.get_object(bucket, key).read())
 
 
+def remove(service: Service, key: str) -> None:
+    place = _s3(service)
+    if place is None:
+        (service.workspace / "store" / key).unlink()
+        return
+    server, bucket = place
+    with server.client() as client:
+        client.remove_object(bucket, key)
+
+
 def everything(service: Service) -> dict[str, str]:
     """Every file with what it is, those that are just being written too: to see whether something was left."""
     here = tree(service.workspace / "store")

@@ -83,9 +83,16 @@ def test_a_state_dict_opens_and_says_that_it_has_no_network(classifier: Path) ->
     checkpoint = open_checkpoint(classifier)
     weights = find_state_dict(checkpoint.content)
     assert weights is not None and len(weights) == 244
+    with pytest.raises(errors.StateDictWithoutModel, match="244 tensors"):
+        model_from_checkpoint(checkpoint)
+
+
+def test_weights_that_name_no_network_say_what_a_timm_checkpoint_has(classifier: Path, tmp_path: Path) -> None:
+    content = torch.load(classifier)
+    torch.save(content["state_dict"], tmp_path / "weights.pt")
     with pytest.raises(errors.StateDictWithoutModel, match="244 tensors") as caught:
-        open_model(classifier)
-    assert caught.value.hint
+        open_model(tmp_path / "weights.pt")
+    assert "backbone, num_classes, state_dict" in caught.value.hint
 
 
 def test_a_network_of_another_family_is_named(tmp_path: Path) -> None:

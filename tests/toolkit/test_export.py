@@ -45,7 +45,7 @@ def test_the_fp32_export_is_proven_on_noise_and_on_real_images(exported: ExportR
     assert 0 < parity["boxes_max_abs_px"] < 0.01
     assert 0 < parity["scores_max_abs"] < 2e-5
     assert parity["outputs"]["output0"]["cosine"] > 0.999999
-    assert set(parity["outputs"]["output0"]) == {"max_abs", "mean_abs", "cosine"}
+    assert set(parity["outputs"]["output0"]) == {"max_abs", "mean_abs", "mse", "cosine"}
     assert json.loads(exported.parity_path.read_text()) == parity
 
 

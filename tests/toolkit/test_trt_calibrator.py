@@ -14,7 +14,8 @@ import pytest
 from app.toolkit.errors import CalibrationMissing, FeedMismatch, InvalidBuild, OutOfMemory, UnreadableImage
 from app.toolkit.images import Float32Array
 from app.toolkit.tensorrt.builder import build
-from app.toolkit.tensorrt.calibrator import Calibration, device_memory
+from app.toolkit.tensorrt.calibrator import Calibration
+from app.toolkit.tensorrt.device_memory import device_memory
 from app.toolkit.tensorrt.errors import BuildStopped, CudaUnusable
 from app.toolkit.tensorrt.request import BuildRequest
 from tests.doubles.tensorrt import make

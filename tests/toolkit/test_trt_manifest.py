@@ -18,6 +18,7 @@ from app.toolkit.tensorrt.manifest import (
     machine_entries,
     manifest_from_dict,
     manifest_path,
+    model_metadata,
     read_manifest,
     write_manifest,
 )
@@ -143,3 +144,21 @@ def test_a_broken_manifest_is_refused(content: bytes, tmp_path: Path) -> None:
 def test_unknown_facts_of_the_machine_stay_unknown(tmp_path: Path) -> None:
     manifest = replace(manifest_of(engine_in(tmp_path), target=Target()), dla_layers=None)
     assert manifest_from_dict(manifest.as_dict()).compute_capability is None
+
+
+# -- what the model says of itself ----------------------------------------------------------------------------------
+def test_the_model_s_own_words_come_from_the_manifest_else_from_ultralytics_header(tmp_path: Path) -> None:
+    """In the form that an ONNX file has them."""
+    plan = replace(engine_in(tmp_path), offset=60, prefix={"task": "segment", "imgsz": [640, 640], "dla": None})
+    manifest = manifest_of(plan, model={"task": "detect", "imgsz": "[608, 608]"})
+    assert model_metadata(plan, manifest) == {"task": "detect", "imgsz": "[608, 608]"}
+    header = {"task": "segment", "imgsz": "[640, 640]", "dla": "None"}
+    assert model_metadata(plan, None) == header
+    assert model_metadata(plan, replace(manifest, model={})) == header
+    assert model_metadata(engine_in(tmp_path), None) == {}
+
+
+def test_a_manifest_from_before_has_no_words_of_the_model(tmp_path: Path) -> None:
+    entries = manifest_of(engine_in(tmp_path)).as_dict()
+    del entries["model"]
+    assert manifest_from_dict(entries).model == {}

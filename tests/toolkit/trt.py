@@ -49,5 +49,5 @@ def write_onnx(path: Path, axes: Sequence[int | str] = (1, 3, 64, 64), *, last: 
     given = helper.make_tensor_value_info("images", TensorProto.FLOAT, axes)
     made = helper.make_tensor_value_info("output0", TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes, "small", [given], [made], [weights])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path

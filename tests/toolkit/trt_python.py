@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from app.toolkit.errors import ToolkitError
@@ -28,13 +29,21 @@ class HostMemory:
     """The machine's own memory; `closed` tells whether it was given back."""
 
     def __init__(self) -> None:
-        self.batch: Float32Array | None = None
+        self._buffer = np.empty(0, np.uint8)
         self.closed = False
 
-    def put(self, batch: Float32Array) -> int:
-        assert batch.flags.c_contiguous
-        self.batch = batch.copy()
-        return int(self.batch.ctypes.data)
+    def put(self, array: npt.NDArray[Any]) -> int:
+        address = self.reserve(array.nbytes)
+        self._buffer[: array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
+        return address
+
+    def reserve(self, size_bytes: int) -> int:
+        if self._buffer.nbytes < size_bytes:
+            self._buffer = np.empty(size_bytes, np.uint8)
+        return int(self._buffer.ctypes.data)
+
+    def get(self, array: npt.NDArray[Any]) -> None:
+        array.reshape(-1).view(np.uint8)[:] = self._buffer[: array.nbytes]
 
     def close(self) -> None:
         self.closed = True

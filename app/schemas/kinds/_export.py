@@ -9,7 +9,15 @@ from pydantic import Field
 from app.schemas.common import DataSource, ImageSize, InputFile
 from app.schemas.kind import Metrics, Parameters
 
-NEEDS = ("torch", "torchvision", "ultralytics", "onnx", "onnxslim", "onnxruntime")
+NEEDS = ("torch", "torchvision", "ultralytics", "timm", "onnx", "onnxslim", "onnxruntime")
+
+SERIES = {"detection_best": "detection", "classification_best": "classification"}
+"""S4 E-1: exports of these checkpoints, in either precision, are versions of one series."""
+
+OUTPUT_PATH = (
+    "Name of the result; left out, `<stem>_{precision}.onnx`, of `detection_best.pt` and `classification_best.pt` "
+    "`detection-<UTC>-<git sha>.onnx` and `classification-...`."
+)
 
 
 class ExportParameters(Parameters):
@@ -19,13 +27,15 @@ class ExportParameters(Parameters):
     input_path: Annotated[
         str, InputFile(".pt"), Field(min_length=1, description="Artifact key, or absolute path on the server.")
     ]
-    input_size: ImageSize = (640, 640)
+    input_size: ImageSize | None = Field(None, description="[H, W] in px; the checkpoint's own, or 640 x 640.")
     batch_size: int = Field(1, ge=1, le=1024)
     channels: int = Field(
         3, ge=1, le=1024, description="Input channels (RGB = 3), as the model's first layer has them."
     )
     opset: int | None = Field(None, ge=11, le=20, description="ONNX opset; the service's OPSET where left out (17).")
-    dynamic: bool = Field(False, description="Batch, height and width stay free in the file.")
+    dynamic: bool = Field(
+        False, description="Batch, height and width stay free in the file; of a timm classifier the batch alone."
+    )
     data: DataSource | None = Field(
         None, description="Images for the proof; left out, the two pictures that Ultralytics carries."
     )

@@ -8,14 +8,14 @@ from pydantic import Field
 
 from app.schemas.common import OutputFile
 from app.schemas.kind import Kind
-from app.schemas.kinds._export import NEEDS, ExportMetrics, ExportParameters
+from app.schemas.kinds._export import NEEDS, OUTPUT_PATH, SERIES, ExportMetrics, ExportParameters
 
 
 class PtToOnnxFp16(ExportParameters):
     """Export a `.pt` to ONNX in FP16, float32 at its ends; fails unless the file answers like the checkpoint."""
 
-    output_path: Annotated[str, OutputFile(".onnx", "{stem}_fp16.onnx")] | None = Field(
-        None, description="Name of the result; left out, `<stem>_fp16.onnx`."
+    output_path: Annotated[str, OutputFile(".onnx", "{stem}_fp16.onnx", SERIES)] | None = Field(
+        None, description=OUTPUT_PATH.format(precision="fp16")
     )
 
 

@@ -8,14 +8,14 @@ from pydantic import Field
 
 from app.schemas.common import OutputFile
 from app.schemas.kind import Kind
-from app.schemas.kinds._export import NEEDS, ExportMetrics, ExportParameters
+from app.schemas.kinds._export import NEEDS, OUTPUT_PATH, SERIES, ExportMetrics, ExportParameters
 
 
 class PtToOnnxFp32(ExportParameters):
     """Export a `.pt` to ONNX in FP32; the job fails unless the file answers like the checkpoint."""
 
-    output_path: Annotated[str, OutputFile(".onnx", "{stem}_fp32.onnx")] | None = Field(
-        None, description="Name of the result; left out, `<stem>_fp32.onnx`."
+    output_path: Annotated[str, OutputFile(".onnx", "{stem}_fp32.onnx", SERIES)] | None = Field(
+        None, description=OUTPUT_PATH.format(precision="fp32")
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.toolkit.coco import CocoData
+from app.toolkit.coco import (
+    CocoData,
+    check_image_size,
+    content_of,
+    corners_of,
+    integer_of,
+    names_of_categories,
+)
 from app.toolkit.errors import InvalidAnnotations
 from app.toolkit.images import read_image
 
@@ -101,12 +107,12 @@ def _part(images: Sequence[LabelledImage], share: float, seed: int) -> tuple[lis
 
 
 def _read(data: CocoData, names: Mapping[int, str]) -> list[LabelledImage]:
-    content = _content_of(data)
+    content = content_of(data)
     class_of = _class_of_category(data, content, names)
     entries = {int(entry["id"]): entry for entry in content["images"]}
     found: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in data.image_ids}
     for annotation in content["annotations"]:
-        group = found.get(_integer(data, annotation, "image_id"))
+        group = found.get(integer_of(data, annotation, "image_id"))
         if group is not None and not annotation.get("iscrowd"):
             group.append(annotation)
     images = [
@@ -122,19 +128,6 @@ def _read(data: CocoData, names: Mapping[int, str]) -> list[LabelledImage]:
     return images
 
 
-def _content_of(data: CocoData) -> dict[str, Any]:
-    """The file that `read_coco` has checked, but for its annotations."""
-    content: dict[str, Any] = json.loads(data.annotations.read_text())
-    annotations = content["annotations"]
-    if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
-        raise InvalidAnnotations(
-            f"{data.annotations.name} is no COCO annotation file",
-            expected='"annotations": a list of objects',
-            received=repr(annotations)[:200],
-        )
-    return content
-
-
 def _labelled(
     data: CocoData,
     entry: Mapping[str, Any],
@@ -144,63 +137,30 @@ def _labelled(
 ) -> LabelledImage:
     path = data.images / file_name
     height, width = read_image(path).shape[:2]  # decoded whole: what is broken shall not end an epoch
-    declared = (int(entry.get("width") or width), int(entry.get("height") or height))
-    if declared != (width, height):
-        raise InvalidAnnotations(
-            f"the annotations were made on another version of {file_name}: its size differs",
-            expected=f"{declared[0]} x {declared[1]} px, as {data.annotations.name} says",
-            received=f"{width} x {height} px, turned as its EXIF says",
-            hint="give the images that were annotated, or correct width and height",
-        )
+    declared = (int(entry.get("height") or height), int(entry.get("width") or width))
+    check_image_size(file_name, declared, (height, width))
     rows: list[tuple[float, ...]] = []
     for annotation in annotations:
-        corners = _corners(data, annotation)
+        corners = corners_of(data, annotation)
         left, right = (min(max(x, 0.0), float(width)) for x in (corners[0], corners[2]))
         top, bottom = (min(max(y, 0.0), float(height)) for y in (corners[1], corners[3]))
         if right > left and bottom > top:
-            index = class_of[_integer(data, annotation, "category_id")]
+            index = class_of[integer_of(data, annotation, "category_id")]
             centre = ((left + right) / 2 / width, (top + bottom) / 2 / height)
             rows.append((index, *centre, (right - left) / width, (bottom - top) / height))
     table = np.array(sorted(set(rows)), dtype=np.float32).reshape(-1, 5)
     return LabelledImage(int(entry["id"]), path, (height, width), table[:, 0], table[:, 1:])
 
 
-def _corners(data: CocoData, annotation: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    try:
-        x, y, width, height = (float(number) for number in annotation["bbox"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidAnnotations(
-            f"an annotation in {data.annotations.name} has no box",
-            expected='"bbox": [x, y, width, height] in px',
-            received=f"annotation {annotation.get('id')}: {annotation.get('bbox')!r}",
-        ) from error
-    return x, y, x + width, y + height
-
-
-def _integer(data: CocoData, annotation: Mapping[str, Any], key: str) -> int:
-    try:
-        return int(annotation[key])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidAnnotations(
-            f"an annotation in {data.annotations.name} has no {key}",
-            expected=f"{key}, an integer",
-            received=repr(annotation)[:200],
-        ) from error
-
-
-def _names_of_categories(content: Mapping[str, Any]) -> dict[int, str]:
-    return {int(entry["id"]): str(entry.get("name", "")) for entry in content["categories"]}
-
-
 def _class_of_category(data: CocoData, content: Mapping[str, Any], names: Mapping[int, str]) -> dict[int, int]:
     """The model's class of each category id that an annotation uses; unused categories may be anything."""
     class_of_name = {name: index for index, name in names.items()}
-    categories = _names_of_categories(content)
+    categories = names_of_categories(content)
     wanted = set(data.image_ids)
     used = {
-        _integer(data, annotation, "category_id")
+        integer_of(data, annotation, "category_id")
         for annotation in content["annotations"]
-        if _integer(data, annotation, "image_id") in wanted and not annotation.get("iscrowd")
+        if integer_of(data, annotation, "image_id") in wanted and not annotation.get("iscrowd")
     }
     unknown = sorted(repr(categories.get(key, key)) for key in used if categories.get(key) not in class_of_name)
     if unknown:
@@ -215,6 +175,6 @@ def _class_of_category(data: CocoData, content: Mapping[str, Any], names: Mappin
 
 def _categories_by_name(data: CocoData, names: Mapping[int, str]) -> tuple[int, ...]:
     """The category id of each of the model's classes. A class that the data does not have gets an id of none."""
-    content = _content_of(data)
-    id_of_name = {name: key for key, name in _names_of_categories(content).items()}
+    content = content_of(data)
+    id_of_name = {name: key for key, name in names_of_categories(content).items()}
     return tuple(id_of_name.get(names[index], -1 - index) for index in sorted(names))

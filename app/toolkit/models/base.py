@@ -6,6 +6,7 @@ the reference and what is exported are copies that share its weights.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,10 +17,15 @@ import torch
 from torch import nn
 
 from app.toolkit.detections import Detections, NmsSettings
+from app.toolkit.errors import UnsupportedTask
 from app.toolkit.images import LetterboxFrame, Uint8Array
+from app.toolkit.preprocessing import Preprocessing
 from app.toolkit.runtimes.base import TensorSpec
 
 Float32Array = npt.NDArray[np.float32]
+
+Head = Literal["boxes", "probabilities", "logits", "raw"]
+"""What answers are: boxes before suppression, [N, classes] that sum to 1 or do not yet, or tensors and nothing more."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,12 @@ class ImageModel(Protocol):
     task: str
     names: dict[int, str]
     channels: int
+    preprocessing: Preprocessing
+    head: Head
+    parts: tuple[HeadPart, ...]
 
     def preprocess(self, image: Uint8Array, input_size: tuple[int, int]) -> tuple[Float32Array, LetterboxFrame]:
-        """One image as [1, C, H, W] float32, and where it lies in it."""
+        """One image as [1, C, H, W] float32, as `preprocessing` says, and where it lies in it."""
         ...
 
     def postprocess(
@@ -64,13 +73,18 @@ class ImageModel(Protocol):
         """Detections of each image of a batch. Raises UnsupportedTask where the task has no upright boxes."""
         ...
 
+    def probabilities(self, outputs: Mapping[str, npt.NDArray[Any]]) -> Float32Array:
+        """[N, classes] float32 of a classifier's answers. Raises UnsupportedTask where it is none."""
+        ...
+
 
 class ModelAdapter(ImageModel, Protocol):
-    """One loaded network of a known family."""
+    """One loaded network of a known family; `backbone` is the network's name in it."""
 
+    backbone: str
     stride: int
+    default_input_size: tuple[int, int]
     output_names: tuple[str, ...]
-    parts: tuple[HeadPart, ...]
 
     def check_input(self, input_size: tuple[int, int], channels: int) -> None:
         """Raise InvalidInputSize or ChannelsMismatch for an input that the network cannot take."""
@@ -105,3 +119,26 @@ class ModelAdapter(ImageModel, Protocol):
     ) -> dict[str, str]:
         """What the ONNX file says about itself, under the keys that the family's own tools read."""
         ...
+
+
+def class_probabilities(outputs: Mapping[str, npt.NDArray[Any]], head: Head) -> Float32Array:
+    """The first output as [N, classes] float32 probabilities: as they are, or the softmax of logits.
+
+    What is NaN or infinite becomes NaN, for the caller to count. Raises UnsupportedTask for other heads.
+    """
+    if head not in ("probabilities", "logits"):
+        raise UnsupportedTask(
+            "the model's answers are no classes' scores", expected="a classifier", received=f"a head of {head}"
+        )
+    scores: Float32Array = np.asarray(next(iter(outputs.values())), dtype=np.float32)
+    if head == "probabilities":
+        return scores
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def on_same_weights(network: nn.Module) -> nn.Module:
+    """Another network on the same weights: only the objects around the tensors are copied."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})

@@ -6,7 +6,7 @@ its requirement checks (which may install packages) and its settings file.
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,8 +22,9 @@ from ultralytics.nn.tasks import BaseModel
 
 from app.toolkit.detections import Detections, NmsSettings, detections_from_raw
 from app.toolkit.errors import ChannelsMismatch, InvalidInputSize, UnknownModelFamily, UnsupportedTask
-from app.toolkit.images import LetterboxFrame, Uint8Array, tensor_from_image
-from app.toolkit.models.base import HeadPart
+from app.toolkit.images import LetterboxFrame, Uint8Array
+from app.toolkit.models.base import Head, HeadPart, class_probabilities, on_same_weights
+from app.toolkit.preprocessing import Preprocessing
 from app.toolkit.runtimes.base import TensorSpec
 
 Float32Array = npt.NDArray[np.float32]
@@ -31,6 +32,7 @@ Float32Array = npt.NDArray[np.float32]
 INPUT = "images"
 OUTPUT = "output0"
 PROTOTYPES = "output1"
+DEFAULT_SIZE = (640, 640)
 
 # The most derived head first: Segment, Pose and OBB are Detects too.
 TASK_OF_HEAD: tuple[tuple[type[nn.Module], str], ...] = (
@@ -46,6 +48,7 @@ class UltralyticsModel:
     """The `ModelAdapter` of Ultralytics networks."""
 
     family = "ultralytics"
+    default_input_size = DEFAULT_SIZE
 
     def __init__(self, network: nn.Module) -> None:
         """Take over a network that `recognises` accepted: float32, evaluation mode, no gradients."""
@@ -54,11 +57,14 @@ class UltralyticsModel:
         self._network = network.to(memory_format=torch.channels_last)
         self._head = _head_of(network)
         self.task = next(task for kind, task in TASK_OF_HEAD if isinstance(self._head, kind))
+        self.backbone = _backbone_of(network)
         self.names = _names_of(network, self._head)
         self.stride = int(_stride_of(network))
         self.channels = _first_convolution(network).in_channels
-        self.parts = _parts(self.task, self._head, len(self.names))
+        self.preprocessing = preprocessing_of(self.task)
+        self.head: Head = head_of(self.task, end2end=_is_end_to_end(self._head))
         self.output_names: tuple[str, ...] = (OUTPUT, PROTOTYPES) if self.task == "segment" else (OUTPUT,)
+        self.parts = parts_of(self.task, len(self.names), self.output_names, end2end=_is_end_to_end(self._head))
 
     @staticmethod
     def recognises(network: nn.Module) -> bool:
@@ -99,24 +105,29 @@ class UltralyticsModel:
         return zeros.contiguous(memory_format=torch.channels_last)
 
     def preprocess(self, image: Uint8Array, input_size: tuple[int, int]) -> tuple[Float32Array, LetterboxFrame]:
-        """The shared letterbox; a classifier's own centre crop comes with its inference."""
-        return tensor_from_image(image, input_size, self.channels)
+        """A letterbox; a classifier's centre crop."""
+        return self.preprocessing.apply(image, input_size, self.channels)
 
     def postprocess(
         self, outputs: Mapping[str, npt.NDArray[Any]], frames: Sequence[LetterboxFrame], settings: NmsSettings
     ) -> list[Detections]:
         """Upright boxes of detect, segment and pose heads, which carry them in the same rows of `output0`."""
-        return upright_boxes(outputs, frames, settings, self.task, len(self.names), end2end=_is_end_to_end(self._head))
+        check_boxes(self.head, self.task)
+        return upright_boxes(outputs[OUTPUT], frames, settings, len(self.names))
+
+    def probabilities(self, outputs: Mapping[str, npt.NDArray[Any]]) -> Float32Array:
+        """A classifier's `output0`, whose exported head ends in a softmax. Raises UnsupportedTask."""
+        return class_probabilities(outputs, self.head)
 
     def reference_module(self) -> nn.Module:
         """Unfused, so that the proof covers the fusion too; the head only drops its training outputs."""
-        network = self._copy()
+        network = on_same_weights(self._network)
         _set(_head_of(network), export=True)
         return network
 
     def export_module(self, *, dynamic: bool) -> nn.Module:
         """Convolutions fused with their normalisations, C2f split so that the graph has one Split."""
-        network = self._copy()
+        network = on_same_weights(self._network)
         network.fuse(verbose=False)  # type: ignore[operator]
         for module in network.modules():
             if isinstance(module, (Detect, Classify)):
@@ -142,9 +153,8 @@ class UltralyticsModel:
         self, input_size: tuple[int, int], batch_size: int, *, dynamic: bool, half: bool, opset: int
     ) -> dict[str, str]:
         """The keys that Ultralytics' AutoBackend reads, so that `YOLO("x.onnx")` knows the file."""
-        yaml_file = str((getattr(self._network, "yaml", None) or {}).get("yaml_file", "model"))
         entries: dict[str, object] = {
-            "description": f"Ultralytics {Path(yaml_file).stem.replace('yolo', 'YOLO')} model",
+            "description": f"Ultralytics {self.backbone} model",
             "author": "Ultralytics",
             "date": datetime.now(timezone.utc).isoformat(),
             "version": ultralytics.__version__,
@@ -159,34 +169,39 @@ class UltralyticsModel:
             "args": {"batch": batch_size, "dynamic": dynamic, "half": half, "simplify": True, "opset": opset},
             "channels": self.channels,
             "end2end": _is_end_to_end(self._head),
+            "preprocessing": json.dumps(self.preprocessing.as_dict()),
         }
         if self.task == "pose":
             entries["kpt_shape"] = list(self._head.kpt_shape)  # type: ignore[arg-type]
         return {key: str(value) for key, value in entries.items()}
 
-    def _copy(self) -> nn.Module:
-        """Another network on the same weights: only the objects around the tensors are copied."""
-        tensors = [*self._network.parameters(), *self._network.buffers()]
-        return copy.deepcopy(self._network, {id(tensor): tensor for tensor in tensors})
+
+def preprocessing_of(task: str) -> Preprocessing:
+    """What Ultralytics does to images: a letterbox, and for a classifier `classify_transforms`."""
+    return Preprocessing(resize="center_crop") if task == "classify" else Preprocessing()
 
 
-def upright_boxes(
-    outputs: Mapping[str, npt.NDArray[Any]],
-    frames: Sequence[LetterboxFrame],
-    settings: NmsSettings,
-    task: str,
-    class_count: int,
-    *,
-    end2end: bool,
-) -> list[Detections]:
-    """Detections of each image from `output0` [N, 4 + classes (+ more), anchors]. Raises UnsupportedTask."""
-    if task not in ("detect", "segment", "pose") or end2end:
+def head_of(task: str, *, end2end: bool) -> Head:
+    """What an exported head's answers are."""
+    if task == "classify":
+        return "probabilities"
+    return "boxes" if task in ("detect", "segment", "pose") and not end2end else "raw"
+
+
+def check_boxes(head: Head, task: str) -> None:
+    """Raise UnsupportedTask unless the head gives boxes."""
+    if head != "boxes":
         raise UnsupportedTask(
             f"a model of task {task} gives no upright boxes before suppression",
             expected="detect, segment or pose, not end to end",
             received=task,
         )
-    raw = outputs[OUTPUT]
+
+
+def upright_boxes(
+    raw: npt.NDArray[Any], frames: Sequence[LetterboxFrame], settings: NmsSettings, class_count: int
+) -> list[Detections]:
+    """Detections of each image from a raw output [N, 4 + classes (+ more), anchors]."""
     return [detections_from_raw(raw[index], frame, class_count, settings) for index, frame in enumerate(frames)]
 
 
@@ -206,6 +221,11 @@ def _head_of(network: nn.Module) -> nn.Module:
             received=type(head).__name__,
         )
     return head  # type: ignore[return-value]
+
+
+def _backbone_of(network: nn.Module) -> str:
+    yaml_file = str((getattr(network, "yaml", None) or {}).get("yaml_file", "model"))
+    return Path(yaml_file).stem.replace("yolo", "YOLO")
 
 
 def _names_of(network: nn.Module, head: nn.Module) -> dict[int, str]:
@@ -234,21 +254,22 @@ def _is_end_to_end(head: nn.Module) -> bool:
     return bool(getattr(head, "end2end", False))
 
 
-def _parts(task: str, head: nn.Module, class_count: int) -> tuple[HeadPart, ...]:
-    """What the rows of the raw output mean."""
+def parts_of(task: str, class_count: int, outputs: Sequence[str], *, end2end: bool) -> tuple[HeadPart, ...]:
+    """What the rows of the raw outputs mean; `outputs` are their names in order."""
+    first = outputs[0]
     if task == "classify":
-        return (HeadPart("scores", OUTPUT, "score"),)
-    if _is_end_to_end(head):  # [N, detections, 6 and more]: x1, y1, x2, y2, score, class, ...
-        boxes = HeadPart("boxes", OUTPUT, "px", 0, 4, axis=2)
-        return (boxes, HeadPart("scores", OUTPUT, "score", 4, 5, axis=2))
+        return (HeadPart("scores", first, "score"),)
+    if end2end:  # [N, detections, 6 and more]: x1, y1, x2, y2, score, class, ...
+        return (HeadPart("boxes", first, "px", 0, 4, axis=2), HeadPart("scores", first, "score", 4, 5, axis=2))
     extra = 4 + class_count
-    parts = [HeadPart("boxes", OUTPUT, "px", 0, 4), HeadPart("scores", OUTPUT, "score", 4, extra)]
+    parts = [HeadPart("boxes", first, "px", 0, 4), HeadPart("scores", first, "score", 4, extra)]
     if task == "pose":
-        parts.append(HeadPart("keypoints", OUTPUT, "px", extra))
+        parts.append(HeadPart("keypoints", first, "px", extra))
     elif task == "obb":
-        parts.append(HeadPart("angle", OUTPUT, "value", extra))
+        parts.append(HeadPart("angle", first, "value", extra))
     elif task == "segment":
-        parts += [HeadPart("mask_coefficients", OUTPUT, "value", extra), HeadPart("prototypes", PROTOTYPES, "value")]
+        parts.append(HeadPart("mask_coefficients", first, "value", extra))
+        parts += [HeadPart("prototypes", name, "value") for name in outputs[1:2]]
     return tuple(parts)
 
 

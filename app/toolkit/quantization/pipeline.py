@@ -67,7 +67,7 @@ class _Run:
         with self._phase("load"):
             source = load_onnx(request.source)
             self.model = prepared(source)
-            self.exported = ExportedModel(source)
+            self.exported = ExportedModel.of_onnx(source)
             self.input_size = self.exported.check_size(request.input_size)
             self.batch_size = self._batch_size()
             self.reference = source.SerializeToString()
@@ -126,7 +126,8 @@ class _Run:
 
     def _ranges(self, images: CalibrationImages) -> Ranges:
         request, size = self.request, self.input_size
-        preparation = f"letterbox {size[0]}x{size[1]}x{self.exported.channels} batch {self.batch_size}"
+        steps = json.dumps(self.exported.preprocessing.as_dict(), sort_keys=True)
+        preparation = f"{steps} {size[0]}x{size[1]}x{self.exported.channels} batch {self.batch_size}"
         key = cache_key(self.model, images.digest(), preparation, request.method)
         total = len(images.calibration)
 

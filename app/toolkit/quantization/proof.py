@@ -91,7 +91,7 @@ class HeldOut:
             for path in self._images:
                 tensor, frame = self._model.preprocess(read_image(path), self._input_size)
                 answers = runtime.infer({runtime.inputs[0].name: fill_batch(tensor, runtime.inputs[0])})
-                if self._model.has_boxes:
+                if self._model.head == "boxes":
                     found += self._model.postprocess(answers, [frame], AGREEMENT_NMS)
                 else:
                     found.append({name: answer[:1] for name, answer in answers.items()})
@@ -99,7 +99,7 @@ class HeldOut:
 
     def _agreement(self, after: list[Any]) -> Accuracy:
         before, images = self._answers_before, len(self._images)
-        if self._model.has_boxes:
+        if self._model.head == "boxes":
             return Accuracy("detection_agreement", 1.0, detection_agreement(before, after), images)
         if all(len(one) == 1 and next(iter(one.values())).ndim == CLASS_SCORES_AXES for one in before):
             scores = ([next(iter(one.values())) for one in answers] for answers in (before, after))

@@ -87,7 +87,7 @@ NAMES: tuple[Name, ...] = (
     # -- a look at an engine
     *_members("Runtime", "deserialize_cuda_engine num_DLA_cores DLA_core"),
     *_members("Runtime", "engine_host_code_allowed", since=(8, 6)),
-    *_members("ICudaEngine", "num_optimization_profiles num_layers create_engine_inspector"),
+    *_members("ICudaEngine", "num_optimization_profiles num_layers create_engine_inspector create_execution_context"),
     *_members("ICudaEngine", "device_memory_size", until=GONE),
     *_members("ICudaEngine", "device_memory_size_v2", since=(10, 3)),  # 10.0.1 lacks it; 10.1 and 10.2 were not asked
     *_members("ICudaEngine", "num_io_tensors get_tensor_name get_tensor_shape get_tensor_dtype", since=(8, 5)),
@@ -97,6 +97,10 @@ NAMES: tuple[Name, ...] = (
     *_members("TensorIOMode", "INPUT", since=(8, 5)),
     *_members("EngineInspector", "get_engine_information"),
     *_members("LayerInformationFormat", "JSON"),
+    # -- a run of it
+    *_members("IExecutionContext", "execute_v2"),
+    *_members("IExecutionContext", "set_input_shape get_tensor_shape", since=(8, 5)),
+    *_members("IExecutionContext", "set_binding_shape get_binding_shape", until=(10,)),
 )
 _PATHS = frozenset(
     ".".join(parts[: length + 1]) for name in NAMES for parts in [name.path.split(".")] for length in range(len(parts))

@@ -6,11 +6,10 @@ is kept by the guard, and whoever builds must look there before believing the en
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from app.toolkit.images import Float32Array
 from app.toolkit.onnx_file import write_whole
 from app.toolkit.tensorrt.api import Api
 from app.toolkit.tensorrt.callbacks import Guard
-from app.toolkit.tensorrt.errors import CudaUnusable
+from app.toolkit.tensorrt.device_memory import DeviceMemory, device_memory
 from app.toolkit.tensorrt.request import CACHE_BEGINS
 
 Method = Literal["entropy", "minmax"]
@@ -28,34 +27,6 @@ CacheUse = Literal["none", "read", "written"]
 BASES: dict[Method, str] = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 """A DLA takes the entropy one only (NVIDIA's class reference, 10.14)."""
 DEFAULT_MAX_BATCHES = 10
-
-
-class DeviceMemory(Protocol):
-    """One buffer of the GPU."""
-
-    def put(self, batch: Float32Array) -> int:
-        """Copy a batch there and wait for it; the address holds until the next one or `close`."""
-        ...
-
-    def close(self) -> None:
-        """Give the buffer back."""
-        ...
-
-
-def device_memory() -> DeviceMemory:
-    """By pycuda where it is installed, else by torch. Raises CudaUnusable where neither reaches a GPU."""
-    why = []
-    for make in (_PycudaMemory, _TorchMemory):
-        try:
-            return make()
-        except Exception as error:  # noqa: BLE001 - pycuda's errors share no base that is known before it is imported
-            why.append(f"{type(error).__name__}: {error}")
-    raise CudaUnusable(
-        "calibration images cannot be put into GPU memory",
-        expected="pycuda, or a torch with CUDA, and a GPU",
-        received="; ".join(why),
-        hint="pip install pycuda, or calibrate elsewhere and give the calibration cache or a Q/DQ ONNX",
-    )
 
 
 @dataclass(frozen=True)
@@ -193,43 +164,3 @@ def _usable_cache(path: Path | None) -> bytes | None:
         return None
     content = path.read_bytes()
     return content if CACHE_BEGINS.match(content) else None
-
-
-class _PycudaMemory:
-    """In the GPU's primary context, which is TensorRT's; `pycuda.autoinit` would make one of its own."""
-
-    def __init__(self) -> None:
-        importlib.import_module("pycuda.autoprimaryctx")
-        self._driver: Any = importlib.import_module("pycuda.driver")
-        self._buffer: Any = None
-
-    def put(self, batch: Float32Array) -> int:
-        if self._buffer is None:
-            self._buffer = self._driver.mem_alloc(batch.nbytes)
-        self._driver.memcpy_htod(self._buffer, batch)
-        return int(self._buffer)
-
-    def close(self) -> None:
-        if self._buffer is not None:
-            self._buffer.free()
-            self._buffer = None
-
-
-class _TorchMemory:
-    """A CUDA tensor."""
-
-    def __init__(self) -> None:
-        self._torch: Any = importlib.import_module("torch")
-        if not self._torch.cuda.is_available():
-            raise RuntimeError("torch sees no GPU")
-        self._buffer: Any = None
-
-    def put(self, batch: Float32Array) -> int:
-        if self._buffer is None:
-            self._buffer = self._torch.empty(batch.shape, dtype=self._torch.float32, device="cuda")
-        self._buffer.copy_(self._torch.from_numpy(batch))
-        self._torch.cuda.synchronize()  # TensorRT reads it on another stream
-        return int(self._buffer.data_ptr())
-
-    def close(self) -> None:
-        self._buffer = None

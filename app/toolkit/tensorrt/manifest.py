@@ -44,6 +44,7 @@ class Manifest:
     `built_from` is what the graph that TensorRT parsed was, `precision` what was asked for. `profile` is {"min": [...],
     "opt": [...], "max": [...]} by input name, empty for a static graph. `inputs` and `outputs` are [{"name", "dtype",
     "shape"}]. `device` is gpu, dla0 or dla1. `command` is trtexec's command line, or the builder's settings in order.
+    `model` is what the ONNX says of itself (its metadata_props): task, names, input size, preprocessing.
     """
 
     engine_name: str
@@ -85,6 +86,7 @@ class Manifest:
     profile: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[dict[str, Any], ...] = ()
     outputs: tuple[dict[str, Any], ...] = ()
+    model: dict[str, Any] = field(default_factory=dict)
 
     @property
     def version(self) -> Version | None:
@@ -121,6 +123,15 @@ def engine_entries(plan: Plan) -> dict[str, Any]:
         "engine_size_bytes": plan.size_bytes,
         "ultralytics_header": plan.offset > 0,
     }
+
+
+def model_metadata(plan: Plan, manifest: Manifest | None) -> dict[str, str]:
+    """What an engine's model says of itself, as texts in the form of an ONNX file's metadata_props.
+
+    From the manifest, else from the header that Ultralytics wrote before the plan; empty where neither tells.
+    """
+    told = manifest.model if manifest is not None and manifest.model else plan.prefix
+    return {str(key): value if isinstance(value, str) else str(value) for key, value in told.items()}
 
 
 def manifest_path(engine: Path) -> Path:

@@ -334,6 +334,7 @@ def _manifest(
         profile={one.name: _range(one) for one in asked.shapes},
         inputs=tuple(spec.as_dict() for spec in input_specs(source)),
         outputs=tuple(spec.as_dict() for spec in output_specs(source)),
+        model={entry.key: entry.value for entry in source.metadata_props},
     )
 
 

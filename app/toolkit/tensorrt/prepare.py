@@ -61,7 +61,7 @@ class Batches:
 
 def calibration_batches(model: ModelProto, images: Images) -> Batches:
     """Of the graph's batch size, or 1 where that is free. Raises NoImages, InvalidInputSize."""
-    exported = ExportedModel(model)
+    exported = ExportedModel.of_onnx(model)
     batch_size, size = exported.batch or 1, exported.check_size(images.input_size)
     found = choose_images(images.folder, count=images.max_batches * batch_size, workers=images.threads)
 

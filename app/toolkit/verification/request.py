@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from app.toolkit import parity
 from app.toolkit.detections import NmsSettings
-from app.toolkit.preprocessing import Preprocessing
+from app.toolkit.parity import ParityLimits
 
 Mode = Literal["smoke", "coverage", "full", "auto"]
 Dtype = Literal["fp32", "fp16", "int8"]
+Device = Literal["cpu", "cuda"]
 
 S4_NMS = NmsSettings(conf=0.3, iou=0.5, max_det=100)
 """S4 E-3: what a user of the detector sees."""
@@ -60,25 +63,35 @@ class Sampling:
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """A comparison. `limits` None takes those of the candidate's dtype; `strict` fails what `auto` left undecided.
+    """A comparison.
 
-    `images` is a folder, `annotations` a COCO file. The preprocessing of each is what its file says, unless given.
-    `input_size` is (H, W) in px, where a file leaves it free. `device` is torch's and ONNX Runtime's: "cpu" or "cuda".
+    `limits` and `kernel_limits` change fields of `Limits` and of parity's `ParityLimits`, whose defaults are those of
+    the candidate's dtype. `strict` fails what `auto` left undecided.
+
+    `images` is a folder, `annotations` a COCO file; `sample` of the images are drawn before anything is chosen.
+    `preprocessing` changes fields of what the files say, of the reference and of the candidate. `input_size` is (H, W)
+    in px, where a file leaves it free. `devices` are the reference's and the candidate's, "cpu" or "cuda". What must be
+    kept meanwhile goes to `folder`. Reports call the two by `names`, their paths where None; `git_sha` is of the code
+    that exported.
     """
 
     reference: Path
     candidate: Path
     images: Path
     folder: Path
+    names: tuple[str, str] | None = None
     annotations: Path | None = None
+    sample: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    limits: Limits | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    kernel_limits: Mapping[str, float] = field(default_factory=dict)
+    kernel_defaults: Mapping[str, ParityLimits] = field(default_factory=lambda: parity.LIMITS)
     nms: NmsSettings = S4_NMS
     input_size: tuple[int, int] | None = None
-    reference_preprocessing: Preprocessing | None = None
-    candidate_preprocessing: Preprocessing | None = None
-    device: Literal["cpu", "cuda"] = "cpu"
+    preprocessing: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
+    devices: tuple[Device, Device] = ("cpu", "cpu")
     tensorrt_provider: bool = False
     strict: bool = False
     threads: int | None = None
     trusted: bool = False
+    git_sha: str = "nogit"

@@ -99,7 +99,20 @@ class DetectionFigures:
         return {**asdict(self), "map50_delta": self.map50_delta, "map50_95_delta": self.map50_95_delta}
 
 
-Figures = ClassificationFigures | DetectionFigures
+@dataclass(frozen=True)
+class RawFigures:
+    """Of a model whose answers are read neither as classes nor as boxes: the worst over `images`, by output."""
+
+    images: int
+    outputs: dict[str, dict[str, float | None]]
+    non_finite: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's shape."""
+        return asdict(self)
+
+
+Figures = ClassificationFigures | DetectionFigures | RawFigures
 
 
 @dataclass(frozen=True)

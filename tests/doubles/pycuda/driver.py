@@ -24,3 +24,8 @@ def mem_alloc(size: int) -> DeviceAllocation:
 def memcpy_htod(dest: DeviceAllocation, src: Any) -> None:
     data = memoryview(src).cast("B")
     ctypes.memmove(int(dest), bytes(data), data.nbytes)
+
+
+def memcpy_dtoh(dest: Any, src: DeviceAllocation) -> None:
+    target = memoryview(dest).cast("B")
+    target[:] = ctypes.string_at(int(src), target.nbytes)

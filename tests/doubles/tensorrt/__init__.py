@@ -1,4 +1,7 @@
-"""A Python package `tensorrt` that builds nothing and has, for the release it plays, that release's names and no other.
+"""A Python package `tensorrt` that has, for the release it plays, that release's names and no other.
+
+It optimises nothing: its engines hold the ONNX file, and answer as ONNX Runtime does on the CPU, at addresses that are
+this machine's own.
 
 Checked against: the classes, members and enum numbers of the genuine packages 8.6.1 to 11.4.0, which were imported and
 asked (tests/assets/trt/trt_python_names.json); the texts of their AttributeErrors and TypeErrors; NVIDIA's sources of
@@ -8,7 +11,7 @@ bindings' sources had not yet. tests/toolkit/test_trt_bindings.py asks the genui
 
 What it cannot know: all that happens behind the bindings. Whether a graph is taken, how layers are fused, which of them
 a DLA takes, what a timing cache, a calibration cache or the inspector's JSON holds, how phases of progress are called,
-and most of the messages are made up or from users' logs.
+and most of the messages are made up or from users' logs. Nor what a GPU makes of an address, a stream or a precision.
 
 `make` gives a module. With tests/doubles on the PYTHONPATH `import tensorrt` gets one that plays what the environment
 says: TENSORRT_DOUBLE_RELEASE, _SCENARIO, _DLA_CORES.

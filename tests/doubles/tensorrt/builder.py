@@ -65,7 +65,7 @@ class Builder:
     num_DLA_cores = property(lambda self: self.scene.dla_cores)  # noqa: N815 - TensorRT's name
 
     def create_network(self: Any, flags: int = 0) -> Any:
-        return self.scene.new("INetworkDefinition", flags=flags, graph=Graph({}, ()))
+        return self.scene.new("INetworkDefinition", flags=flags, graph=Graph({}, ()), onnx=b"")
 
     def create_builder_config(self: Any) -> Any:
         return self.scene.new("IBuilderConfig", flags=set(), profiles=[], pools={}, cache=None, logger=self.own.logger)
@@ -119,11 +119,12 @@ class Parser:
             raise TypeError("parse_from_file(): incompatible function arguments")
         parsing = Parsing(self.scene, self.own)
         try:
-            graph = read_graph(Path(model).read_bytes())
+            onnx = Path(model).read_bytes()
+            graph = read_graph(onnx)
         except (OSError, ValueError):
             parsing.refuse(-1, f"Failed to parse ONNX model from file: {model}")
             return False
-        self.own.network.graph = graph
+        self.own.network.graph, self.own.network.onnx = graph, onnx
         return parsing.parse(graph)
 
 
@@ -326,7 +327,7 @@ class Work:
 
     # -- the engine -------------------------------------------------------------------------------------------------
     def plan(self) -> bytes:
-        """A header as `trtexec --getPlanVersionOnly` reads it; behind it what the double's own runtime reads."""
+        """A header as `trtexec --getPlanVersionOnly` reads it; behind it what the double itself reads and runs."""
         version = bytes([*self.scene.version, 26][:4]) if self.scene.version >= (8, 6) else bytes(4)
         shapes = self.config.profiles[0] if self.config.profiles else {}
         body = {
@@ -336,7 +337,8 @@ class Work:
             "layers": [node.name for node in self.network.graph.nodes],
             "dla": bool(getattr(self.config, "core", None) is not None),
         }
-        return b"ftrt" + bytes(20) + version + json.dumps(body).encode()
+        head = b"ftrt" + bytes(20) + version
+        return head + json.dumps(body).encode() + b"\n" + bytes(self.network.onnx)
 
 
 BUILDER_CLASSES: dict[str, type] = {

@@ -17,6 +17,8 @@ NOT_IN_8_5 = {
 NOT_IN_8_2 = {
     "Builder": "max_threads",
     "IBuilderConfig": "set_memory_pool_limit get_memory_pool_limit",
+    "IExecutionContext": "execute_async_v3 set_input_shape set_tensor_address get_tensor_address get_tensor_shape "
+    "get_tensor_strides infer_shapes",
     "ICudaEngine": "num_io_tensors get_tensor_name get_tensor_shape get_tensor_dtype get_tensor_mode "
     "get_tensor_profile_shape",
 }

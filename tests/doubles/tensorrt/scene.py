@@ -17,6 +17,8 @@ SCENARIOS = (
     "no_cuda",  # CUDA cannot be used: they are there, and of no use
     "cache_refused",  # calibration and timing caches are not taken
     "not_loaded",
+    "no_context",
+    "not_run",
 )
 Result = TypeVar("Result")
 

@@ -1,0 +1,52 @@
+"""What is timed, in which ways, and how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from app.toolkit.coco import CocoData
+from app.toolkit.latency import LatencySettings
+
+Way = Literal[
+    "torch_fp32",
+    "torch_fp16",
+    "torch_compile",
+    "torch_fp16_graph",
+    "torch_fp16_compile_graph",
+    "onnxruntime",
+    "onnxruntime_int8",
+    "tensorrt_fp16",
+    "tensorrt_int8",
+]
+WAYS: tuple[Way, ...] = get_args(Way)
+"""S1's, in the order of its table; the first that runs is what the others' answers and speed-ups are measured by."""
+
+BATCH_SIZES = (1, 2, 4, 8, 16)
+"""S1's sweep."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRequest:
+    """A benchmark of `model`, a `.pt`, `.onnx`, `.engine` or a D-FINE folder.
+
+    `int8` and `engines` are files that stand for the ways that this machine would have to make them for; without them
+    the job makes what it can and says of the others why not. `data` gives a mAP, `classes` (a folder of class folders) a
+    top-1 accuracy. `input_size` is (H, W) in px where the model leaves it free. `folder` takes what must be made.
+    """
+
+    model: Path
+    folder: Path
+    ways: tuple[Way, ...] = WAYS
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
+    device: Literal["cpu", "cuda"] = "cpu"
+    input_size: tuple[int, int] | None = None
+    images: Path | None = None
+    calibration: Path | None = None
+    data: CocoData | None = None
+    int8: Path | None = None
+    settings: LatencySettings = field(default_factory=LatencySettings)
+    threads: int | None = None
+    trusted: bool = False
+    name: str | None = None
