@@ -1,6 +1,6 @@
 """Does verify's gate catch what goes wrong in exports, and does it let good ones pass?
 
-    python -m benchmarks.verify_faults [--draws 20] [--good 100] [--images 32] [--crops 8] [--only TEXT] [--out FILE]
+    python -m benchmarks.verify_faults [--draws 20] [--good 100] [--images 24] [--crops 8] [--only TEXT] [--out FILE]
 
 Faults (`tests/toolkit/faults.py`) are planted in good exports of the pills models, the detector's at 320 x 320 px, and
 each draw brings another channel, layer or shift and other images: `--images` scenes of many sizes with COCO labels,
@@ -14,7 +14,9 @@ verdict.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import io
 import json
 import math
 import multiprocessing
@@ -52,6 +54,9 @@ GOOD = "good export"
 SIZES_PX = {"detector": (256, 320, 384, 448), "classifier": (96, 96, 112, 128)}
 POOL = {"scenes": 160, "crops_each": 32, "seed": 41}
 HARMLESS_SCORE = 0.01
+NOISE_SHARE = (1.15, 1.25)
+NOISE_TRIES = 14
+NARROW = 0.05  # of a logarithm: the shares jump here
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Found:
     raw_passed: bool
     harmless: bool
     figures: str
+    details: dict[str, float | None]
     seconds: float
 
 
@@ -91,7 +97,8 @@ def run(settings: Settings, draw: Draw) -> Found:
     torch.set_num_threads(1)
     begun = time.perf_counter()
     rng = np.random.default_rng([draw.number, zlib.crc32(draw.fault.encode())])
-    with tempfile.TemporaryDirectory(dir=settings.folder) as name:
+    quiet = contextlib.redirect_stdout(io.StringIO())  # each session's line on what took effect
+    with tempfile.TemporaryDirectory(dir=settings.folder) as name, quiet:
         compare = _on_sample(settings, draw.model, Path(name), rng)
         if draw.fault == GOOD:
             words, facts = _good(draw, Path(name), compare)
@@ -153,28 +160,32 @@ def _planted(
 def _scaled(plant: Callable[[float], Planted], compare: Callable[[Planted], ReportFacts]) -> tuple[str, ReportFacts]:
     """Noise whose largest share of a limit is 1.2 (1.15 to 1.25) on these very images, by bisection of its logarithm.
 
-    Where the shares jump over that (a mAP over few images does), the least that was seen above 1.
+    The next strength is guessed in proportion, as small effects grow so, where the guess lies between the bounds. Where
+    shares jump over the target (a mAP over few images does), the least that was seen above it.
     """
-    low, high = math.log(1e-4), math.log(10)
-    best: tuple[float, str, ReportFacts] | None = None
-    for _ in range(14):
-        planted = plant(math.exp((low + high) / 2))
+    low, high, at = math.log(1e-4), math.log(10), math.log(0.05)
+    above: list[tuple[float, str, ReportFacts]] = []
+    for _ in range(NOISE_TRIES):
+        planted = plant(math.exp(at))
         facts = compare(planted)
         share = _share_of_limit(facts)
-        if share > 1 and (best is None or share < best[0]) and share >= 1.15:
-            best = share, f"{share:.2f} x the limit: {planted.words}", facts
-        if 1.15 <= share <= 1.25:
+        if share >= NOISE_SHARE[0]:
+            above.append((share, f"{share:.2f} x the limit: {planted.words}", facts))
+        if NOISE_SHARE[0] <= share <= NOISE_SHARE[1] or (above and high - low < NARROW):
             break
-        low, high = (low, (low + high) / 2) if share > 1.2 else ((low + high) / 2, high)
-    assert best is not None
-    return best[1], best[2]
+        low, high = (low, at) if share > NOISE_SHARE[1] else (at, high)
+        guess = at + math.log(1.2 / max(share, 1e-9))
+        at = guess if low < guess < high else (low + high) / 2
+    _, words, facts = min(above, key=lambda one: one[0])
+    return words, facts
 
 
 def _share_of_limit(facts: ReportFacts) -> float:
-    gates = [gate for gate in facts.kernel.gates if gate.limit > 0 and gate.measured is not None]
-    if any(gate.measured is None or (gate.name == "non_finite_values" and gate.measured) for gate in facts.kernel.gates):
+    """The largest of measure over limit; infinite where something could not be measured or is not finite."""
+    gates = facts.kernel.gates
+    if any(gate.measured is None or (gate.limit == 0 and gate.measured) for gate in gates):
         return math.inf
-    return max((gate.measured or 0) / gate.limit for gate in gates)
+    return max(gate.measured / gate.limit for gate in gates if gate.limit and gate.measured is not None)
 
 
 def _good(draw: Draw, folder: Path, compare: Callable[..., ReportFacts]) -> tuple[str, ReportFacts]:
@@ -203,8 +214,17 @@ def _found(draw: Draw, words: str, facts: ReportFacts, seconds: float) -> Found:
         bool(facts.kernel_parity["passed"]),
         _is_harmless(facts),
         "; ".join(gate.sentence() for gate in facts.pipeline.gates),
+        _details(facts),
         round(seconds, 2),
     )
+
+
+def _details(facts: ReportFacts) -> dict[str, float | None]:
+    """What no gate of S4's judges: agreement as a user sees it, and the raw outputs."""
+    figures, raw = facts.pipeline.figures.as_dict(), facts.kernel_parity
+    parts = {name: raw[name] for name in ("boxes_max_abs_px", "boxes_detectable_max_abs_px", "scores_max_abs")}
+    seen = {name: figures.get(name) for name in ("mismatch_rate", "score_delta_p95", "mse_mean", "mse_p99")}
+    return {**seen, **parts, "outputs_max_abs": max(one["max_abs"] for one in raw["outputs"].values())}
 
 
 def _is_harmless(facts: ReportFacts) -> bool:
@@ -269,7 +289,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--good", type=int, default=100, help="good exports, half of them of each model")
-    parser.add_argument("--images", type=int, default=32, help="scenes of a draw")
+    parser.add_argument("--images", type=int, default=24, help="scenes of a draw")
     parser.add_argument("--crops", type=int, default=8, help="crops of each class of a draw")
     parser.add_argument("--only", default="", help="faults whose name has this text")
     parser.add_argument("--out", type=Path, help="a file for every draw as JSON")

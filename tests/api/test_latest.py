@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.harness import Service, eventually
+from tests.harness import JOB_SEC, Service, eventually
 from tests.services import by_hand
 from tests.services.servers import S3Server, Stores
 
@@ -29,9 +29,9 @@ def _version(service: Service, pid: str, content: bytes, **parameters: Any) -> s
     return service.submit("version", pid, {"input_path": key, **parameters})
 
 
-def _made(service: Service, path: str) -> str:
+def _made(service: Service, path: str, timeout_sec: float = JOB_SEC) -> str:
     """The name of what a job made."""
-    job = service.wait(path)
+    job = service.wait(path, timeout_sec)
     assert job["status"] == "completed", job
     (name,) = [name for name in job["artifact_files"] if name.endswith(".onnx")]
     return str(name)
@@ -205,7 +205,7 @@ def test_a_name_that_is_no_pointer_is_refused(service: Service, pid: str) -> Non
 def test_an_export_of_detection_best_is_a_version(service: Service, pid: str, pills_model: Path, action: str) -> None:
     parameters = {"kind": "pt_to_onnx", "input_path": service.upload(pid, "detection_best.pt", pills_model)}
     path = service.submit(action, pid, {**parameters, "input_size": [160, 160]})
-    name = _made(service, path)
+    name = _made(service, path, 280)
     assert NAME.fullmatch(name)
     assert f"{Path(name).stem}_stats.txt" in service.job(path)["artifact_files"]
     assert _leads_to(service, pid, path)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from app.jobs.process import KEPT_PREFIXES, KEPT_VARIABLES
-from app.library_variables import FIXED_VARIABLES
 from app.jobs.protocol import MARK_VARIABLE
+from app.library_variables import FIXED_VARIABLES
 from tests.harness import Service, alive, eventually
 
 KEY = "a-secret-api-key"

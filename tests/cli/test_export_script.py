@@ -78,11 +78,10 @@ def test_one_checkpoint_is_exported_proven_and_linked(tmp_path: Path, training: 
     out = training("classification_best.pt", per_class_k=2)
     ended = export(tmp_path)
     assert ended.code == 0, ended.err
-    (line,) = (
-        re.findall(rf"^\[OK\] Exported: (.*/classification{MODEL})$", ended.out, re.M) and ended.out.splitlines()[:1]
-    )
-    model = Path(line.removeprefix("[OK] Exported: "))
-    assert ended.out == f"[OK] Exported: {model}\nReport: {out}/export_report.json\n"
+    said = re.fullmatch(rf"\[OK\] Exported: ({out}/classification{MODEL})\nReport: (.*)\n", ended.out)
+    assert said is not None, ended.out
+    model = Path(said[1])
+    assert said[3] == str(out / "export_report.json")
     assert (out / "latest_classification.onnx").readlink() == Path(model.name)
     report = told(out / "export_report.json")
     assert report["onnx_path"] == str(model)
@@ -126,6 +125,18 @@ def test_an_export_that_breaks_off_is_reported_with_all_of_s4s_keys(tmp_path: Pa
     assert report["extra"]["error"]["code"] == "UNSUPPORTED_OPSET"
     assert not (out / "report.html").exists()
     assert not (out / "unproven").exists()
+
+
+@pytest.mark.slow
+def test_an_export_whose_raw_answers_differ_has_s4s_guide(tmp_path: Path, training: Training) -> None:
+    out = training("classification_best.pt", kernel_limits={"values": 0})
+    ended = export(tmp_path)
+    assert ended.code == 1
+    assert "[FAIL] classification: the exported model answers differently from the checkpoint" in ended.err
+    for guide in ("likely causes:", "export.compare.kernel_limits", "try opset 18"):
+        assert guide in ended.err
+    assert told(out / "export_report.json")["extra"]["error"]["code"] == "PARITY_FAILED"
+    assert [path.suffix for path in (out / "unproven").iterdir()] == [".json"], "the measurement is kept"
 
 
 @pytest.mark.slow
@@ -210,6 +221,7 @@ def test_no_configuration_is_one_line(tmp_path: Path) -> None:
     assert ended.err == "[FAIL] config.yaml: cannot be read: No such file or directory\n"
 
 
+@pytest.mark.slow
 def test_a_limit_of_an_unknown_name_lists_the_known_ones(tmp_path: Path, training: Training) -> None:
     training("classification_best.pt", limits={"mse": 1.0})
     ended = export(tmp_path)

@@ -28,7 +28,7 @@ from onnx import numpy_helper
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 from torch import nn
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils.nms import non_max_suppression
@@ -144,7 +144,7 @@ def test_a_detectors_report(pills: Path, detection: Path, drawn: Path, tmp_path:
 def test_the_report_of_a_detector_that_is_not_the_same(
     pills: Path, detection: Path, drawn: Path, tmp_path: Path
 ) -> None:
-    candidate = damaged(detection, tmp_path, noise=0.2)
+    candidate = damaged(detection, tmp_path, noise=0.1)
     found = compared_detectors(pills, candidate, drawn, tmp_path)
     check_detectors_report(found, git_sha="nogit", failed=True)
     assert min(found.report["compare"]["deltas"].values()) < -0.02
@@ -195,7 +195,7 @@ def check_detectors_report(found: Compared, *, git_sha: str, failed: bool) -> No
             "top1_match_rate": None,
             "top1_mismatch_count": None,
             "failed": failed,
-            "deltas": {name: pytest.approx(delta, abs=5e-4) for name, delta in deltas.items()},
+            "deltas": {name: pytest.approx(delta, abs=1e-5) for name, delta in deltas.items()},
             "notes": f"min_classes 20 capped at {have}: the data has {have} classes",
         },
     }
@@ -231,8 +231,8 @@ def check_classifiers_report(found: Compared, *, git_sha: str, failed: bool) -> 
             "max_total": None,
             "sampled_classes": len({file.parent for file in files}),
             "sampled_images": len(files) - 1,
-            "mse_mean": pytest.approx(np.mean(mses), rel=1e-2),
-            "mse_p99": pytest.approx(np.percentile(mses, 99), rel=1e-2),
+            "mse_mean": pytest.approx(np.mean(mses), rel=5e-3),
+            "mse_p99": pytest.approx(np.percentile(mses, 99), rel=5e-3),
             "top1_match_rate": pytest.approx(1 - mismatches / len(readable)),
             "top1_mismatch_count": mismatches,
             "failed": failed,
@@ -277,13 +277,12 @@ def check_reason(reason: str | None, told: Mapping[str, float], *, limit: float,
     if not failed:
         assert reason is None
         return
-    said = {
-        name: (float(value), float(most))
-        for name, value, most in re.findall(r"(\w+) is (\S+), limit ([^\s;]+)", reason or "")
-    }
+    found = re.findall(r"(\w+) is (\S+), limit ([^\s;]+)", reason or "")
+    said = {name: (float(value), float(most)) for name, value, most in found}
     assert told
     for name, value in told.items():
-        assert said[name] == (pytest.approx(value, rel=2e-2, abs=5e-4 if name.startswith("map") else 0), limit)
+        assert said[name][0] == pytest.approx(value, rel=5e-3)
+        assert said[name][1] == limit
 
 
 # -- the same once more, by other means ---------------------------------------------------------------------------
@@ -357,7 +356,7 @@ def classification_differences(found: Compared, network: nn.Module, files: Seque
     words = torch.load(found.source)
     transform = create_transform(
         (3, *CLASSIFIER_SIZE),
-        interpolation=timm.get_pretrained_cfg(words["backbone"]).interpolation,
+        interpolation="bicubic",  # the backbone's own
         mean=words["mean"],
         std=words["std"],
         crop_pct=1.0,

@@ -222,7 +222,7 @@ def _check_alike(reference: Subject, candidate: Subject) -> None:
     for what, one, other in (
         ("answers", first.head, second.head),
         ("channels", first.channels, second.channels),
-        ("class count", len(first.names), len(second.names)),
+        ("class counts", len(first.names), len(second.names)),
         ("class names", dict(first.names), dict(second.names)),
         ("outputs", len(reference.runtime.outputs), len(candidate.runtime.outputs)),
     ):
@@ -237,13 +237,20 @@ def _check_alike(reference: Subject, candidate: Subject) -> None:
 
 def _common_size(reference: Subject, candidate: Subject, asked: tuple[int, int] | None) -> tuple[int, int]:
     fixed = {subject.fixed_size for subject in (reference, candidate)} - {None}
-    if len(fixed) > 1 or (asked is not None and fixed and asked not in fixed):
+    sizes = ", ".join(f"{one.path.name}: {_words(one.fixed_size)}" for one in (reference, candidate))
+    if len(fixed) > 1:
         raise InvalidInputSize(
-            "no input size suits both models and the request",
-            expected=f"{reference.path.name}: {_words(reference.fixed_size)}, "
-            f"{candidate.path.name}: {_words(candidate.fixed_size)}",
-            received=f"input_size {list(asked)}" if asked else "two fixed sizes that differ",
+            "no input size suits both models",
+            expected=f"one input size for {reference.path.name} and {candidate.path.name}",
+            received=sizes,
             hint="export one of them at the other's size, or with dynamic axes",
+        )
+    if asked is not None and fixed and asked not in fixed:
+        raise InvalidInputSize(
+            "the models do not take the input size that was asked for",
+            expected=sizes,
+            received=f"input_size {list(asked)}",
+            hint="leave input_size out, or export with dynamic axes",
         )
     size = next((size for size in fixed if size is not None), None) or asked or reference.default_size
     for subject in (reference, candidate):

@@ -1,0 +1,122 @@
+"""How one run of a model is timed: on the host by the monotonic clock, on a GPU by CUDA events.
+
+On a GPU a run takes its images from page-locked host memory and leaves its answers there, as trtexec does and as a
+program does that cares for speed. So the ways differ by what they compute, not by whose copies are better.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from app.toolkit.benchmark.result import Part
+from app.toolkit.errors import OutOfMemory
+from app.toolkit.runtimes.base import Array
+
+Feeds = Mapping[str, Array]
+Timer = Callable[[int], float]
+"""Runs the feeds of a call's number, and gives its milliseconds."""
+
+NO_MEMORY = re.compile(
+    r"out of ?memory|not enough memory|bad[_ ]alloc|alloc_failed|could not be allocated"
+    r"|(?:can't|cannot|failed to|unable to) allocate",
+    re.IGNORECASE,
+)
+"""What torch, CUDA's libraries, ONNX Runtime's allocators and TensorRT write; their exceptions share no base."""
+
+
+def host_timer(run: Callable[[Feeds], object], feeds: Sequence[Feeds]) -> Timer:
+    """On the monotonic clock; `run` must wait for its end."""
+
+    def sample_ms(number: int) -> float:
+        one = feeds[number % len(feeds)]
+        begun = time.perf_counter_ns()
+        run(one)
+        return (time.perf_counter_ns() - begun) / 1e6
+
+    return sample_ms
+
+
+@dataclass(frozen=True)
+class GpuSteps:
+    """The three steps of one run on a GPU, each put on `stream` and none waited for."""
+
+    stream: torch.cuda.Stream
+    copy_in: Callable[[Feeds], object]
+    compute: Callable[[], object]
+    copy_out: Callable[[], object]
+
+    def run(self, feeds: Feeds) -> None:
+        """All three, and wait."""
+        with torch.cuda.stream(self.stream):
+            self.copy_in(feeds)
+            self.compute()
+            self.copy_out()
+        self.stream.synchronize()
+
+    def timers(self, feeds: Sequence[Feeds]) -> dict[Part, Timer]:
+        """Each step by CUDA events, begun on an idle GPU; all together, from host array to host array, on the host."""
+        locked = [page_locked(one) for one in feeds]
+        self.run(locked[0])  # there are answers to copy
+
+        def copy_in(number: int) -> float:
+            return self._event_ms(lambda: self.copy_in(locked[number % len(locked)]))
+
+        def compute(number: int) -> float:
+            with torch.cuda.stream(self.stream):
+                self.copy_in(locked[number % len(locked)])
+            return self._event_ms(self.compute)
+
+        def copy_out(_number: int) -> float:
+            return self._event_ms(self.copy_out)
+
+        return {
+            "end_to_end": host_timer(self.run, locked),
+            "compute": compute,
+            "copy_in": copy_in,
+            "copy_out": copy_out,
+        }
+
+    def _event_ms(self, step: Callable[[], object]) -> float:
+        begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self.stream.synchronize()
+        with torch.cuda.stream(self.stream):
+            begun.record()
+            step()
+            ended.record()
+        ended.synchronize()
+        return float(begun.elapsed_time(ended))
+
+
+def page_locked(feeds: Feeds) -> dict[str, Array]:
+    """The same arrays in page-locked host memory. CUDA knows it by its address, whoever copies from it."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)).pin_memory().numpy() for name, array in feeds.items()}
+
+
+@contextlib.contextmanager
+def memory_told(what: str) -> Iterator[None]:
+    """Any library's way to say that memory ran out becomes OutOfMemory; other errors pass."""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"there is not enough memory for {what}",
+            expected="memory for the weights, the activations and the images",
+            received=next(iter(str(error).splitlines()), type(error).__name__),
+            hint="a smaller batch or input",
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of any library says that memory ran out."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error)) is not None
