@@ -243,6 +243,12 @@ def compare(
     sample_count: Annotated[int, typer.Option(min=1, help="smoke: images at random.")] = 32,
     per_class_k: Annotated[int, typer.Option(min=1, help="coverage: images of each class.")] = 1,
     max_total: Annotated[int, typer.Option(min=1, help="coverage and auto: images at most.")] = 5000,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="A limit of your own, as often as needed: NAME=NUMBER.")
+    ] = None,
+    other_network: Annotated[
+        bool, typer.Option("--other-network", help="Pruned or trained on: raw answers differ.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where export_report.json and report.html go.", file_okay=False)] = Path(),
     strict: Annotated[bool, typer.Option("--strict", help="What auto leaves undecided is a failure.")] = False,
     device: Annotated[Literal["cpu", "gpu"], typer.Option(help="Where both models run.")] = "cpu",
@@ -258,7 +264,7 @@ def compare(
         from app.cli_compare import compare as run
 
         where, counts = (reference, candidate, data, annotations), (sample_count, per_class_k, max_total)
-        if not run(view, CompareWords(*where, mode, *counts, out, strict, device, trust)):
+        if not run(view, CompareWords(*where, mode, *counts, limit or [], other_network, out, strict, device, trust)):
             raise typer.Exit(EXIT_FAILED)
 
 

@@ -10,7 +10,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import inf, nan
 from pathlib import Path
 
 from rich.markup import escape
@@ -26,12 +27,16 @@ from app.toolkit.verification.advice import advice, reasons
 from app.toolkit.verification.facts import ReportFacts
 from app.toolkit.verification.pipeline import verify
 from app.toolkit.verification.report import export_report, write_reports
-from app.toolkit.verification.request import Device, Mode, Sampling, VerifyRequest
+from app.toolkit.verification.request import Device, Limits, Mode, Sampling, VerifyRequest
 from app.toolkit.verification.result import Comparison, Gate, Verdict
 from app.version_tag import git_sha
 
 STYLES: dict[Verdict, str] = {"passed": "green", "failed": "red", "undecided": "yellow"}
 DEVICES: dict[str, Device] = {"cpu": "cpu", "gpu": "cuda"}
+
+
+TASK_LIMITS = tuple(one.name for one in fields(Limits))
+KERNEL_LIMITS = ("boxes_px", "scores", "values")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class CompareWords:
     sample_count: int
     per_class_k: int
     max_total: int
+    limit: list[str]
+    other_network: bool
     out: Path
     strict: bool
     device: str
@@ -73,7 +80,26 @@ def compare(view: View, words: CompareWords) -> bool:
     return not facts.failed
 
 
+def _limits(words: CompareWords) -> dict[str, float]:
+    found = {}
+    for text in words.limit:
+        name, _, number = text.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = nan  # which no comparison below lets pass
+        if name not in (*TASK_LIMITS, *KERNEL_LIMITS) or not 0 <= found[name] < inf:
+            raise UsageFault(
+                "--limit is not understood",
+                expected=f"NAME=NUMBER, of {', '.join((*TASK_LIMITS, *KERNEL_LIMITS))}",
+                received=text,
+                hint="raw answers of a pruned network may differ as they like: --other-network",
+            )
+    return found
+
+
 def _check(words: CompareWords) -> None:
+    _limits(words)
     if words.data is None and (words.mode not in {None, "smoke"} or words.annotations is not None):
         raise UsageFault(
             "without --data there are only the two pictures that Ultralytics carries",
@@ -104,6 +130,9 @@ def _verified(view: View, words: CompareWords, folder: Path) -> ReportFacts:
             per_class_k=words.per_class_k,
             max_total=words.max_total,
         ),
+        limits={name: value for name, value in _limits(words).items() if name not in KERNEL_LIMITS},
+        kernel_limits={name: value for name, value in _limits(words).items() if name in KERNEL_LIMITS},
+        same_network=not words.other_network,
         devices=(DEVICES[words.device], DEVICES[words.device]),
         strict=words.strict,
         trusted=words.trusted,

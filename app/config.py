@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     parity_fp32_box_px: float = Field(0.05, gt=0, description="FP32 proof: largest move of a box edge, in pixels.")
     parity_fp32_score: float = Field(1e-4, gt=0, description="FP32 proof: largest change of a score.")
     parity_fp16_box_px: float = Field(4.0, gt=0, description="FP16 proof: largest move of a box edge, in pixels.")
-    parity_fp16_score: float = Field(1e-2, gt=0, description="FP16 proof: largest change of a score.")
+    parity_fp16_score: float = Field(3e-2, gt=0, description="FP16 proof: largest change of a score.")
 
     # Callbacks
     callback_url: str | None = Field(None, description="Where the end of a job is reported when the request says not.")

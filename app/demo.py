@@ -23,8 +23,10 @@ PID = "P0001"
 ACTIONS = ("check_model_stats", "pt_to_onnx_fp32", "pt_to_onnx_fp16")
 REPEATED = "pt_to_onnx_fp32"
 QUANTISED = "quantize_onnx"
+VERIFIED = "verify"
 SCENES, CALIBRATION_SCENES = 60, 20
 """Drawn for the pills model: some calibrate, the others prove."""
+VERIFIED_SCENES = 20
 READY_SEC = 120.0
 STOP_SEC = 40.0
 
@@ -70,6 +72,7 @@ class Demo:
     runs: list[DemoRun] = field(default_factory=list)
     repeated: DemoRun | None = None
     int8: DemoRun | None = None
+    verified: DemoRun | None = None
 
     def run_of(self, action: str) -> DemoRun:
         return next(run for run in self.runs if run.job["action"] == action)
@@ -87,6 +90,7 @@ class Demo:
             "jobs": [_run_document(self, run) for run in self.runs],
             "repeated": _run_document(self, self.repeated) if self.repeated else None,
             "int8": _run_document(self, self.int8) if self.int8 else None,
+            "verified": _run_document(self, self.verified) if self.verified else None,
         }
 
 
@@ -116,7 +120,9 @@ def run_demo(view: View, model: Path | None, below: Path) -> dict[str, Any]:
             demo.runs.append(_run(client, view, action, source))
         demo.repeated = _run(client, view, REPEATED, source)
         if path == PILLS:  # of no other model does the demo know images
-            demo.int8 = _run(client, view, QUANTISED, _int8_parameters(demo))
+            data = _drawn_scenes(demo)
+            demo.verified = _run(client, view, VERIFIED, _verify_parameters(demo, data))
+            demo.int8 = _run(client, view, QUANTISED, _int8_parameters(demo, data))
     show_report(view, demo)
     return demo.document()
 
@@ -200,18 +206,32 @@ def _stop(process: subprocess.Popen[bytes], view: View) -> None:
         view.say(f"[red]the service ended with exit code {code}[/]")
 
 
-def _int8_parameters(demo: Demo) -> dict[str, Any]:
-    """INT8 of the FP32 export for this machine's CPU, on scenes drawn for it."""
+def _drawn_scenes(demo: Demo) -> dict[str, str]:
+    """Images with labels that no training saw."""
     scenes = demo.workspace / "scenes"
     command = [sys.executable, str(PILLS.with_name("make_pills.py")), str(scenes), "--images", str(SCENES)]
     subprocess.run([*command, "--size", "640", "--seed", "7"], check=True, stdout=subprocess.DEVNULL)
-    exported = demo.run_of(REPEATED)
+    return {"images": str(scenes / "images"), "annotations": str(scenes / "instances.json")}
+
+
+def _verify_parameters(demo: Demo, data: dict[str, str]) -> dict[str, Any]:
+    """The FP16 export against the checkpoint that was uploaded."""
     return {
-        "input_path": f"{exported.job['artifacts_path']}{demo.model.stem}_fp32.onnx",
+        "reference_path": demo.upload["key"],
+        "candidate_path": f"{demo.run_of('pt_to_onnx_fp16').job['artifacts_path']}{demo.model.stem}_fp16.onnx",
+        "data": {**data, "sample": VERIFIED_SCENES},
+        "mode": "full",
+    }
+
+
+def _int8_parameters(demo: Demo, data: dict[str, str]) -> dict[str, Any]:
+    """INT8 of the FP32 export for this machine's CPU."""
+    return {
+        "input_path": f"{demo.run_of(REPEATED).job['artifacts_path']}{demo.model.stem}_fp32.onnx",
         "target": "onnxruntime-cpu",
-        "calib_dir": str(scenes / "images"),
+        "calib_dir": data["images"],
         "num_samples": CALIBRATION_SCENES,
-        "data": {"images": str(scenes / "images"), "annotations": str(scenes / "instances.json")},
+        "data": data,
     }
 
 

@@ -27,11 +27,12 @@ def show_report(view: View, demo: Demo) -> None:
         view.table(table)
     view.result("[dim]start: until the job's process began its work; the first one waits for PyTorch to be loaded[/]\n")
     _cache_lines(view, demo)
-    if demo.int8 is not None:
+    more = [run for run in (demo.verified, demo.int8) if run is not None]
+    for run, table_of in zip(more, (_verified_table, _int8_table), strict=False):
         view.result("")
-        view.table(_int8_table(demo.int8))
+        view.table(table_of(run))
     view.result("\n[bold]Where it lies[/]")
-    for run in [*demo.runs, *([demo.int8] if demo.int8 else [])]:
+    for run in [*demo.runs, *more]:
         view.result(f"  {run.job['action']}: {escape(str(demo.store_folder(run)))}")
         view.result(f"    [dim]{demo.url}{run.name.path}/artifacts while the demo's service ran[/]")
     view.result("\n[bold]The same by hand[/]")
@@ -134,6 +135,18 @@ def _time_table(demo: Demo) -> Table:
 
 def _phase_seconds(run: DemoRun) -> dict[str, float]:
     return dict((run.job["metrics"] or {}).get("onnx", {}).get("phase_seconds", {}))
+
+
+def _verified_table(run: DemoRun) -> Table:
+    """Every limit of the task, for the FP16 file fed as its own metadata says."""
+    report = run.job["metrics"]["report"]
+    columns = ("measured", "limit")
+    title = f"Proven on the task: FP16 against the checkpoint on {report['compare']['sampled_images']} labelled images"
+    table = plain_table(title, "what may differ", *columns, "verdict", right=columns)
+    for gate in run.job["metrics"]["pipeline"]["gates"]:
+        verdict = "[green]passed[/]" if gate["verdict"] == "passed" else f"[red]{gate['verdict']}[/]"
+        table.add_row(gate["name"], f"{gate['measured']:.2g}", f"{gate['limit']:g}", verdict)
+    return table
 
 
 def _int8_table(run: DemoRun) -> Table:

@@ -125,6 +125,7 @@ def figures_table(found: Mapping[Precision, ReportFacts]) -> None:
             rows.append([name, *(figures[one][name] for one in PRECISIONS)])
     raw = [name for name, value in parity[PRECISIONS[0]].items() if "max_abs" in name and value is not None]
     rows += [[f"raw {name}", *(parity[one][name] for one in PRECISIONS)] for name in raw]
+    rows.append(["breaches of smoke's kernel limits", *(len(parity[one]["failures"]) for one in PRECISIONS)])
     table(["", *(one.upper() for one in PRECISIONS)], rows)
 
 

@@ -22,7 +22,8 @@ from pydantic import SecretStr  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 
 import app.main  # noqa: E402 - so that every error class is known
-import app.toolkit.tensorrt.errors  # noqa: E402, F401
+import app.toolkit.tensorrt.errors  # noqa: E402
+import app.toolkit.verification.errors  # noqa: E402, F401
 from app.config import Settings  # noqa: E402
 from app.errors import ServiceError  # noqa: E402
 from app.toolkit.errors import RequestError, ToolkitError  # noqa: E402

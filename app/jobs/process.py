@@ -29,7 +29,7 @@ from app.library_variables import FIXED_VARIABLES
 
 StartMethod = Literal["forkserver", "exec"]
 
-KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "USER")
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "USER", "GIT_SHA")
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "XDG_", "PYTHON", "COVERAGE_", "SSL_CERT_")
 DRAIN_SEC = 1.0
 """How long the pipe may stay open after the process has ended, held by something that left the group."""

@@ -23,8 +23,7 @@
     │   ├── InvalidBuild                INVALID_BUILD
     │   ├── CalibrationMissing          CALIBRATION_MISSING
     │   ├── ReleaseUnsupported          RELEASE_UNSUPPORTED
-    │   ├── ModelsDiffer                MODELS_DIFFER
-    │   ├── InvalidVerification         INVALID_VERIFICATION
+    │   ├── InvalidQueries              INVALID_QUERIES
     │   └── ModelFileError              the file is not what was asked for
     │       ├── FileMissing             FILE_MISSING
     │       ├── EmptyFile               EMPTY_FILE
@@ -47,12 +46,12 @@
         ├── NotFinite                   NOT_FINITE
         ├── ParityFailed                PARITY_FAILED (carries the report)
         ├── AccuracyDropped             ACCURACY_DROPPED
-        ├── VerificationFailed          VERIFICATION_FAILED
         ├── RuntimeUnavailable          RUNTIME_UNAVAILABLE
         ├── TrainingDiverged            TRAINING_DIVERGED
         ├── TrainingStopped             TRAINING_STOPPED
         ├── OutOfMemory                 OUT_OF_MEMORY
-        └── (app.toolkit.tensorrt.errors: engines that were not built, or do not load)
+        ├── (app.toolkit.tensorrt.errors: engines that were not built, or do not load)
+        └── (app.toolkit.verification.errors: models that cannot be compared, or do not answer alike)
 
 A defect of ours is none of these: it stays the Python exception that it is.
 """
@@ -139,16 +138,10 @@ class FeedMismatch(RequestError):
     code = "FEED_MISMATCH"
 
 
-class ModelsDiffer(RequestError):
-    """Two models that are no two forms of one: their tasks, classes, channels or answers differ."""
+class InvalidQueries(RequestError):
+    """A number of object queries was asked of a detector that has fewer, or none at all."""
 
-    code = "MODELS_DIFFER"
-
-
-class InvalidVerification(RequestError):
-    """The words of a verification do not fit together, or nothing could be judged by them."""
-
-    code = "INVALID_VERIFICATION"
+    code = "INVALID_QUERIES"
 
 
 class NoImages(RequestError):
@@ -377,12 +370,6 @@ class ParityFailed(MachineError):
     ) -> None:
         super().__init__(message, expected=expected, received=received, hint=hint)
         self.report = dict(report)
-
-
-class VerificationFailed(MachineError):
-    """The candidate does not answer like the reference, or that could not be decided and the request was strict."""
-
-    code = "VERIFICATION_FAILED"
 
 
 class AccuracyDropped(MachineError):

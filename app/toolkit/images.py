@@ -68,6 +68,7 @@ def list_images(folder: Path | str) -> list[Path]:
             "there is no image in the folder",
             expected=f"at least one file ending in {', '.join(sorted(IMAGE_SUFFIXES))}",
             received=str(folder),
+            hint="name the folder that holds the pictures, or one above it",
         )
     return found
 

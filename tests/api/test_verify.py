@@ -41,7 +41,7 @@ def candidate(service: Service, reference: str) -> str:
     job = service.run("pt_to_onnx_fp32", PID, {"kind": "pt_to_onnx", "input_path": reference})
     assert job["status"] == "completed", job["error"]
     (name,) = [name for name in job["artifact_files"] if name.endswith(".onnx")]
-    return str(job["artifact_files"][name]["key"] if isinstance(job["artifact_files"], dict) else f"{_prefix(job)}{name}")
+    return f"{_prefix(job)}{name}"
 
 
 def _prefix(job: dict[str, Any]) -> str:
@@ -69,7 +69,7 @@ def test_a_good_export_passes_both_answers_and_says_so(
     assert (report["ckpt_path"], report["onnx_path"]) == (reference, candidate)
     assert report["compare"]["sampled_images"] == 12 and report["compare"]["failed"] is False
     assert abs(report["compare"]["deltas"]["map_0_5_0_95"]) <= 0.01
-    assert "CPUExecutionProvider" in service.job_log(_prefix(job)) or "CPUExecutionProvider" in report["providers"]
+    assert report["providers"] == ["CPUExecutionProvider"]
 
 
 def test_another_preprocessing_fails_the_pipeline_and_not_the_kernel(
@@ -122,11 +122,13 @@ def test_a_classifier_is_verified_on_an_archive_of_class_folders(service: Servic
     assert verified["status"] == "completed", verified["error"]
     compare = verified["metrics"]["report"]["compare"]
     assert (compare["sampled_classes"], compare["sampled_images"]) == (12, 48)
-    assert compare["mse_mean"] <= 5e-4 and compare["deltas"] is None or compare["deltas"]["map_0_5"] is None
+    assert 0 < compare["mse_mean"] <= 5e-4 and compare["deltas"]["map_0_5"] is None
     assert "12" in compare["notes"], "min_classes is capped, and the report says so"
 
 
-def test_words_that_do_not_fit_together_are_refused_at_once(service: Service, reference: str, data: dict[str, str]) -> None:
+def test_words_that_do_not_fit_together_are_refused_at_once(
+    service: Service, reference: str, data: dict[str, str]
+) -> None:
     asked = {"reference_path": reference, "candidate_path": reference, "data": data}
     for wrong in ({"strict": True}, {"hardness_bins": [0.5, 0.2]}, {"mode": "auto", "hardness_bins": [0, 1]}):
         assert service.post("verify", PID, {**asked, **wrong}).status_code == 422

@@ -62,6 +62,23 @@ def test_another_model_fails_with_the_reasons_and_where_to_look(alone: Optimizin
     assert "the networks differ; likely causes:" in ended.err
 
 
+def test_looser_limits_and_another_network(alone: Optimizing, drawn: Path, swapped: str) -> None:
+    words = ["compare", CLASSIFIER, swapped, "--data", str(drawn / "crops")]
+    loose = [f"--limit={name}=1" for name in ("mse_mean", "mse_p99", "top1_mismatch_rate")]
+    by_kernel = alone(*words, *loose)
+    assert by_kernel.code == 1
+    assert "kernel and pipeline: kernel_logits is" in by_kernel.err
+    assert alone(*words, *loose, "--limit", "values=1000").code == 0
+    assert alone(*words, *loose, "--other-network").code == 0
+
+
+@pytest.mark.parametrize("text", ["mse_mean", "mse=1", "values=nan", "values=-1"])
+def test_a_limit_that_is_none(alone: Optimizing, drawn: Path, text: str) -> None:
+    ended = alone("compare", CLASSIFIER, CLASSIFIER, "--data", str(drawn / "crops"), "--limit", text)
+    assert ended.code == 2
+    assert "expected: NAME=NUMBER, of mse_mean, mse_p99" in ended.err and f"received: {text}" in ended.err
+
+
 def test_models_that_cannot_be_compared_say_why(alone: Optimizing, drawn: Path) -> None:
     ended = alone("compare", CLASSIFIER, DETECTOR, "--data", str(drawn / "images"), "--json")
     assert ended.code == 1

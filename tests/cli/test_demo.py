@@ -26,12 +26,13 @@ def test_the_demo_shows_what_it_measured(tmp_path: Path) -> None:
         "What went in",
         "What came out",
         "What it proves",
+        "Proven on the task",
         "Where the time went",
         "Smaller and faster",
         "The same by hand",
     ):
         assert heading in ended.out
-    assert ended.out.count("passed") == 2
+    assert ended.out.count("passed") == 2 + 4
     assert "with the same bytes" in ended.out
     (workspace,) = (tmp_path / "demo-workspace").iterdir()
     names = {path.name for path in (workspace / "store").rglob("*.onnx")}
@@ -50,4 +51,4 @@ def test_the_demo_of_a_model_of_one_s_own_as_json(tmp_path: Path, pills_model: P
         for artifact in run["artifacts"]:
             assert (Path(run["folder"]) / artifact["name"]).stat().st_size == artifact["size_bytes"]
     assert ended.json["repeated"]["job"]["cached"] is True
-    assert ended.json["int8"] is None
+    assert ended.json["int8"] is None and ended.json["verified"] is None

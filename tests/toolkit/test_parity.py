@@ -116,4 +116,4 @@ def test_the_worst_image_is_what_the_report_shows() -> None:
 
 def test_the_limits_are_those_of_the_service() -> None:
     assert (LIMITS["fp32"].boxes_px, LIMITS["fp32"].scores) == (0.05, 1e-4)
-    assert (LIMITS["fp16"].boxes_px, LIMITS["fp16"].scores) == (4.0, 1e-2)
+    assert (LIMITS["fp16"].boxes_px, LIMITS["fp16"].scores) == (4.0, 3e-2)

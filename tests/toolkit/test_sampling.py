@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app.toolkit.detections import Detections
-from app.toolkit.errors import InvalidVerification
 from app.toolkit.verification.data import Sample, VerificationData, read_data
+from app.toolkit.verification.errors import InvalidVerification
 from app.toolkit.verification.request import Sampling
 from app.toolkit.verification.sampling import (
     Chosen,

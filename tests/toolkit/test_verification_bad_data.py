@@ -99,6 +99,7 @@ def test_no_images(detectors: VerifyRequest, tmp_path: Path) -> None:
         "there is no image in the folder",
         expected="at least one file ending in .bmp, .jpeg, .jpg, .png",
         received=str(tmp_path / "empty"),
+        hint="name the folder that holds the pictures, or one above it",
     )
 
 
@@ -133,6 +134,7 @@ def test_nothing_but_unreadable_images(classifiers: VerifyRequest) -> None:
         "none of the 36 images can be read",
         expected="at least one jpg, png or bmp picture",
         received=named,
+        hint="open one of them in a viewer: it may be cut short, or not be what its name says",
     )
 
 

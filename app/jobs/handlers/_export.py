@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from app.jobs.context import JobContext
+from app.jobs.handlers._parity import parity_limits
 from app.schemas.kinds._export import ExportMetrics, ExportParameters
 from app.toolkit.images import DEFAULT_IMAGES, list_images, sample_images
-from app.toolkit.parity import LIMITS
 from app.toolkit.pipeline import PHASES, Precision, export_and_prove
 from app.toolkit.stats import stats_text
 
@@ -35,11 +34,7 @@ def run_export(parameters: ExportParameters, context: JobContext, precision: Pre
         opset=parameters.opset or options["opset"],
         dynamic=parameters.dynamic,
         images=_images(context),
-        limits=replace(
-            LIMITS[precision],
-            boxes_px=options[f"parity_{precision}_box_px"],
-            scores=options[f"parity_{precision}_score"],
-        ),
+        limits=parity_limits(context, precision),
         threads=context.threads,
         trusted=options["trust_checkpoints"],
         progress=progress,

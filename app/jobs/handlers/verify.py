@@ -66,6 +66,7 @@ def _request(parameters: Verify, context: JobContext) -> VerifyRequest:
         ),
         limits=_given(parameters.limits),
         kernel_limits=_given(parameters.kernel_limits),
+        same_network=parameters.same_network,
         kernel_defaults={"fp32": parity_limits(context, "fp32"), "fp16": parity_limits(context, "fp16")},
         nms=NmsSettings(parameters.nms.conf_threshold, parameters.nms.iou_threshold, parameters.nms.max_detections),
         input_size=parameters.input_size,

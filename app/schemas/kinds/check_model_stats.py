@@ -49,5 +49,5 @@ KIND = Kind(
             "input_path": "artifacts/P0001/optimizing/O0001/best.pt",
         },
     },
-    needs=("torch", "ultralytics", "onnx", "matplotlib"),
+    needs=("torch", "ultralytics", "timm", "onnx", "matplotlib"),
 )

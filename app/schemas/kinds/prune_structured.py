@@ -99,5 +99,5 @@ KIND = Kind(
         },
     },
     slot=_slot,
-    needs=("torch", "ultralytics", "onnx", "onnxruntime", "torch_pruning"),
+    needs=("torch", "ultralytics", "timm", "onnx", "onnxruntime", "torch_pruning"),
 )

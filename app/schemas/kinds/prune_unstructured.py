@@ -33,5 +33,5 @@ KIND = Kind(
             "pruning_type": "l1_unstructured",
         },
     },
-    needs=("torch", "ultralytics", "onnx", "onnxruntime"),
+    needs=("torch", "ultralytics", "timm", "onnx", "onnxruntime"),
 )

@@ -99,5 +99,5 @@ KIND = Kind(
             "target": "tensorrt",
         },
     },
-    needs=("torch", "ultralytics", "onnx", "onnxruntime"),
+    needs=("torch", "ultralytics", "timm", "onnx", "onnxruntime"),
 )

@@ -32,12 +32,12 @@ class Limits(StrictModel):
     mse_p99: float | None = Field(None, ge=0, description="Over images: 5e-4, FP16 2.5e-3.")
     top1_mismatch_rate: Share | None = Field(None, description="0.01, FP16 0.02.")
     map_delta: Share | None = Field(None, description="At IoU 0.5 and at 0.5:0.95, with labels: 0.01.")
-    iou_delta_p95: Share | None = Field(None, description="1 - IoU of matched boxes, 95th percentile: 0.01.")
+    iou_delta_p95: Share | None = Field(None, description="1 - IoU of matched boxes, 95th percentile: 0.01, FP16 0.02.")
     detection_mismatch_rate: Share | None = Field(None, description="Detections without a partner, no labels: 0.02.")
 
 
 class KernelLimits(StrictModel):
-    """The largest differences of raw answers that pass a `smoke` test; the service's settings where left out."""
+    """The largest differences of raw answers on the same tensors; the service's settings where left out."""
 
     boxes_px: float | None = Field(None, gt=0)
     scores: float | None = Field(None, gt=0)
@@ -87,6 +87,9 @@ class Verify(Parameters):
     nms: Nms = Nms()
     limits: Limits = Limits()
     kernel_limits: KernelLimits = KernelLimits()
+    same_network: bool = Field(
+        True, description="False for a pruned or trained-on candidate: raw answers may differ, the task's limits judge."
+    )
     preprocessing: Preprocessings = Preprocessings()
     device: Literal["cpu", "gpu"] = Field("cpu", description="Where the candidate runs; engines need the GPU.")
     reference_device: Literal["cpu", "gpu"] | None = Field(None, description="`device` where left out.")

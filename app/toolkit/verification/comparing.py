@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from app.toolkit import parity
 from app.toolkit.detections import COCO_NMS, Detections, NmsSettings
-from app.toolkit.errors import ModelsDiffer
 from app.toolkit.images import LetterboxFrame
 from app.toolkit.parity import InputParity, ParityLimits, ParityReport
 from app.toolkit.runtimes.base import Array
 from app.toolkit.verification.classification import ClassificationTally
 from app.toolkit.verification.data import Sample, VerificationData
 from app.toolkit.verification.detection import DetectionTally
+from app.toolkit.verification.errors import ModelsDiffer
 from app.toolkit.verification.gates import parity_gates, raw_figures
 from app.toolkit.verification.request import Limits, VerifyRequest
 from app.toolkit.verification.result import Comparison, Gate
 from app.toolkit.verification.subject import Answers, Subject
+
+NO_LIMITS = ParityLimits(boxes_px=inf, scores=inf, values=inf)
 
 
 @dataclass
@@ -34,8 +37,9 @@ class Seen:
 class Comparing:
     """What both models said, image by image.
 
-    A smoke test, and answers that are read neither as classes nor as boxes, are judged by `parity_limits`, everything
-    else by `limits`.
+    `limits` judge the task, but in a smoke test, whose images are too few for rates. `parity_limits` judge the raw
+    answers; None where they may differ (INT8, another network, another preprocessing). A fault in the graph often
+    leaves the task's figures where they were on the images at hand, and never the raw answers (docs/verification.md).
     """
 
     def __init__(
@@ -45,10 +49,10 @@ class Comparing:
         reference: Subject,
         data: VerificationData,
         limits: Limits,
-        parity_limits: ParityLimits,
+        parity_limits: ParityLimits | None,
     ) -> None:
         self.name = name
-        self.parity_limits = parity_limits
+        self._parity_limits = parity_limits
         self.images = 0
         self._request = request
         self._model = reference.model
@@ -92,23 +96,27 @@ class Comparing:
         tally = self._classes or self._boxes
         if tally is None:
             figures = raw_figures(self.parity_report())
-            return Comparison(self.name, figures, self._parity_gates())
+            return Comparison(self.name, figures, self._gates(looks))
         return Comparison(self.name, tally.figures(), self._gates(looks), tally.worst())
 
     def _gates(self, looks: int) -> tuple[Gate, ...]:
         tally = self._classes or self._boxes
         if self._request.sampling.mode == "smoke" or tally is None:
             return self._parity_gates()
-        return tally.sequential(looks) if self._request.sampling.mode == "auto" else tally.gates()
+        task = tally.sequential(looks) if self._request.sampling.mode == "auto" else tally.gates()
+        named = {gate.name for gate in task}
+        return (*task, *(gate for gate in self._parity_gates() if gate.name not in named))
 
     def _parity_gates(self) -> tuple[Gate, ...]:
         units = {part.name: part.unit for part in self._model.parts}
-        return parity_gates(self._inputs, units, self.parity_limits)
+        if self._parity_limits is None:
+            units = {}
+        return parity_gates(self._inputs, units, self._parity_limits or NO_LIMITS)
 
     def parity_report(self, reference: str = "reference", candidate: str = "candidate") -> ParityReport:
         """The raw answers' differences on every image, by the names of what ran the two."""
         return parity.judge(
-            self._inputs, self._model.parts, self.parity_limits, reference=reference, candidate=candidate
+            self._inputs, self._model.parts, self._parity_limits or NO_LIMITS, reference=reference, candidate=candidate
         )
 
     def _check_shapes(self, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> None:

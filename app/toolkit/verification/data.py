@@ -6,6 +6,7 @@ images or the model would give figures that mean nothing, so they are refused be
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,6 +92,7 @@ class Unreadable:
                 f"none of the {total} images can be read",
                 expected="at least one jpg, png or bmp picture",
                 received=received,
+                hint="open one of them in a viewer: it may be cut short, or not be what its name says",
             )
         if count > UNREADABLE_SHARE * total:
             raise UnreadableImage(
@@ -104,6 +106,14 @@ class Unreadable:
         """JSON's shape."""
         named = list(self.reasons.items())[:NAMED]
         return {"count": len(self.reasons), "files": [{"name": name, "reason": reason} for name, reason in named]}
+
+
+def sampled(data: VerificationData, count: int | None) -> VerificationData:
+    """`count` of the images, the same each time; all of them where there are no more, or for None."""
+    if count is None or count >= len(data.samples):
+        return data
+    chosen = sorted(random.Random(0).sample(range(len(data.samples)), count))  # noqa: S311 - no secret
+    return replace(data, samples=tuple(data.samples[index] for index in chosen))
 
 
 def check_size(sample: Sample, image: Uint8Array) -> None:

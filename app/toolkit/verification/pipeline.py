@@ -7,7 +7,6 @@ first. Images come in groups, one model after the other: taking turns, the threa
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,12 +14,13 @@ from math import inf
 from typing import Any
 
 from app.toolkit.detections import COCO_NMS
-from app.toolkit.errors import InvalidVerification, UnreadableImage, VerificationFailed
+from app.toolkit.errors import UnreadableImage
 from app.toolkit.images import Uint8Array, read_image
 from app.toolkit.parity import ParityLimits
 from app.toolkit.verification.advice import advice, failure_text
 from app.toolkit.verification.comparing import Comparing, Seen
-from app.toolkit.verification.data import Sample, Unreadable, VerificationData, check_size, read_data
+from app.toolkit.verification.data import Sample, Unreadable, VerificationData, check_size, read_data, sampled
+from app.toolkit.verification.errors import InvalidVerification, VerificationFailed
 from app.toolkit.verification.facts import ReportFacts
 from app.toolkit.verification.origin import exported_at, git_sha_of, side, versions
 from app.toolkit.verification.request import FP16_STATISTICS, FP32_STATISTICS, Limits, VerifyRequest
@@ -85,12 +85,14 @@ class _Run:
         self._ended("load")
         model = reference.model
         data = read_data(request.images, request.annotations, model.names, task=TASKS[model.head])
-        data = _sampled(data, request.sample)
+        data = sampled(data, request.sample)
         self._ended("data")
-        self.kernel = Comparing("kernel", request, reference, data, limits, _kernel_limits(request, candidate))
+        kernel_limits = _kernel_limits(request, candidate)
+        self.kernel = Comparing("kernel", request, reference, data, limits, kernel_limits)
         self.pipeline = self.kernel
         if reference.preprocessing != candidate.preprocessing:
-            self.pipeline = Comparing("pipeline", request, reference, data, limits, self.kernel.parity_limits)
+            smoke_limits = kernel_limits if request.sampling.mode == "smoke" else None
+            self.pipeline = Comparing("pipeline", request, reference, data, limits, smoke_limits)
         with reference.runtime, candidate.runtime:
             chosen = self._chosen(data)
             kernel, pipeline = self._compare(chosen.samples)
@@ -203,32 +205,29 @@ class _Run:
             return None
 
 
-def _sampled(data: VerificationData, count: int | None) -> VerificationData:
-    """The pool that a data source's `sample` leaves, the same each time."""
-    if count is None or count >= len(data.samples):
-        return data
-    chosen = sorted(random.Random(0).sample(range(len(data.samples)), count))  # noqa: S311 - no secret
-    return replace(data, samples=tuple(data.samples[index] for index in chosen))
-
-
 def _limits(request: VerifyRequest, candidate: Subject) -> Limits:
     return replace(FP16_STATISTICS if candidate.dtype == "fp16" else FP32_STATISTICS, **request.limits)
 
 
-def _kernel_limits(request: VerifyRequest, candidate: Subject) -> ParityLimits:
-    """The request's over those of the candidate's dtype. Nobody knows any for INT8, whose kernels compute otherwise."""
-    known = request.kernel_defaults.get(candidate.dtype)
+def _kernel_limits(request: VerifyRequest, candidate: Subject) -> ParityLimits | None:
+    """The request's over those of the candidate's dtype; None where kernels are meant to compute otherwise.
+
+    Nobody knows any limits for those: of INT8, or of a network that is not the same.
+    """
+    known = request.kernel_defaults.get(candidate.dtype) if request.same_network else None
+    if known is None and request.kernel_limits:
+        known = ParityLimits(boxes_px=inf, scores=inf, values=inf)
     if known is not None:
         return replace(known, **dict[str, Any](request.kernel_limits))
-    judged = request.sampling.mode == "smoke" or candidate.model.head == "raw"
-    if judged and not request.kernel_limits:
+    if request.sampling.mode == "smoke" or candidate.model.head == "raw":
+        reason = "is quantised" if candidate.dtype == "int8" else "is not the same network"
         raise InvalidVerification(
-            f"{candidate.path.name} is quantised, and only its kernels would be judged here",
+            f"{candidate.path.name} {reason}, and only its kernels would be judged here",
             expected="a task's limits (mode coverage, full or auto), or kernel limits of your own",
             received=f"mode {request.sampling.mode} without kernel limits",
             hint="ask for mode coverage, or give kernel_limits: boxes_px, scores or values",
         )
-    return replace(ParityLimits(boxes_px=inf, scores=inf, values=inf), **dict[str, Any](request.kernel_limits))
+    return None
 
 
 def _is_decided(found: Sequence[Comparison]) -> bool:

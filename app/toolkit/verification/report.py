@@ -31,7 +31,7 @@ PAGE_NAME = "report.html"
 UTC_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 MAX_LISTED = 50
-"""Breaches of parity and unreadable images that are named one by one; all are counted."""
+"""Compared images, breaches of parity and unreadable images that are named one by one; all are counted."""
 
 
 def write_reports(facts: ReportFacts, folder: Path) -> tuple[Path, Path]:
@@ -133,6 +133,7 @@ def _extra(facts: ReportFacts) -> dict[str, Any]:
         "candidate": facts.candidate.as_dict(),
         "preprocessing_differences": facts.preprocessing_differences,
         "advice": advice(facts),
+        "images": [one["name"] for one in facts.kernel_parity["inputs"]][:MAX_LISTED],
         "unreadable": {"count": len(facts.unreadable), "images": dict(list(facts.unreadable.items())[:MAX_LISTED])},
         "seconds": facts.seconds,
         "versions": facts.versions,

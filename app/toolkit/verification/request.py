@@ -38,9 +38,10 @@ class Limits:
 
 
 FP32_STATISTICS = Limits()
-FP16_STATISTICS = Limits(mse_mean=5e-4, mse_p99=2.5e-3, top1_mismatch_rate=0.02)
-"""S4 relaxes the mean and the mismatch; the p99 keeps its ratio of 5 to the mean, as an FP16 export could else meet
-the one and break the other."""
+FP16_STATISTICS = Limits(mse_mean=5e-4, mse_p99=2.5e-3, top1_mismatch_rate=0.02, iou_delta_p95=0.02)
+"""S4 relaxes the mean and the mismatch. Ours: the p99 keeps its ratio of 5 to the mean, as an export could else meet
+the one and break the other; the IoU is relaxed as the mismatch is, since two good exports of a hundred passed 0.01 by a
+tenth (docs/measured.md)."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class VerifyRequest:
     """A comparison.
 
     `limits` and `kernel_limits` change fields of `Limits` and of parity's `ParityLimits`, whose defaults are those of
-    the candidate's dtype. `strict` fails what `auto` left undecided.
+    the candidate's dtype. `strict` fails what `auto` left undecided. `same_network` False is for a candidate that is
+    meant to compute otherwise (pruned, trained on): only the task's limits judge it, as they do INT8.
 
     `images` is a folder, `annotations` a COCO file; `sample` of the images are drawn before anything is chosen.
     `preprocessing` changes fields of what the files say, of the reference and of the candidate. `input_size` is (H, W)
@@ -85,6 +87,7 @@ class VerifyRequest:
     sampling: Sampling = field(default_factory=Sampling)
     limits: Mapping[str, float] = field(default_factory=dict)
     kernel_limits: Mapping[str, float] = field(default_factory=dict)
+    same_network: bool = True
     kernel_defaults: Mapping[str, ParityLimits] = field(default_factory=lambda: parity.LIMITS)
     nms: NmsSettings = S4_NMS
     input_size: tuple[int, int] | None = None

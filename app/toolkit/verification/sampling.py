@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 
 from app.toolkit.detections import Detections
-from app.toolkit.errors import InvalidVerification
 from app.toolkit.images import Float32Array
 from app.toolkit.verification.data import Sample, VerificationData
+from app.toolkit.verification.errors import InvalidVerification
 from app.toolkit.verification.request import Sampling
 
 Policy = Literal["random", "stratified", "all", "sequential"]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from app.toolkit.errors import InvalidInputSize, ModelsDiffer, NotAModel
+from app.toolkit.errors import InvalidInputSize, NotAModel
 from app.toolkit.images import LetterboxFrame, Uint8Array
 from app.toolkit.models.base import ImageModel
 from app.toolkit.models.exported import ExportedModel
@@ -23,6 +23,7 @@ from app.toolkit.runtimes.torch_runtime import TorchRuntime
 from app.toolkit.runtimes.trt_runtime import TrtRuntime
 from app.toolkit.stats import stats_of_onnx
 from app.toolkit.tensorrt.manifest import model_metadata
+from app.toolkit.verification.errors import ModelsDiffer
 from app.toolkit.verification.request import Device, Dtype, VerifyRequest
 
 Format = Literal["pt", "onnx", "engine"]
