@@ -250,7 +250,8 @@ def markdown(found: Sequence[Found]) -> str:
     faults = [one for one in found if one.draw.fault != GOOD]
     for model, fault in dict.fromkeys((one.draw.model, one.draw.fault) for one in faults):
         lines.append(_row(model, fault, [one for one in faults if (one.draw.model, one.draw.fault) == (model, fault)]))
-    lines.append(_row("both", "all", faults))
+    if faults:
+        lines.append(_row("both", "all", faults))
     lines += ["", *_good_lines([one for one in found if one.draw.fault == GOOD]), ""]
     for one in faults:
         if not one.caught_by and not one.harmless:

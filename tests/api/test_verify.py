@@ -49,7 +49,7 @@ def _prefix(job: dict[str, Any]) -> str:
 
 
 def _file(service: Service, job: dict[str, Any], name: str) -> bytes:
-    answer = service.client.get(f"/optimizing/artifacts/{_prefix(job)}{name}")
+    answer = service.client.get(f"/optimizing/jobs/{job['pid']}/{job['oid']}/artifacts/{name}")
     assert answer.status_code == 200, answer.text
     return bytes(answer.content)
 
@@ -95,9 +95,8 @@ def test_another_preprocessing_fails_the_pipeline_and_not_the_kernel(
 def test_a_changed_weight_fails_the_kernel(
     service: Service, reference: str, candidate: str, data: dict[str, str]
 ) -> None:
-    graph = onnx.load_model_from_string(
-        bytes(service.client.get(f"/optimizing/artifacts/{candidate}", follow_redirects=True).content)
-    )
+    pid, _, oid, name = candidate.split("/")[1:]
+    graph = onnx.load_model_from_string(_file(service, {"pid": pid, "oid": oid}, name))
     weight = max(graph.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(0.2), weight.name))
     key = service.upload(PID, "changed.onnx", graph.SerializeToString())
