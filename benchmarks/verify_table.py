@@ -56,10 +56,10 @@ def random_efficientnet(target: Path) -> Path:
     return target
 
 
-def random_yolo(target: Path) -> Path:
+def random_yolo(target: Path, name: str = "yolo11m") -> Path:
     """A checkpoint as Ultralytics writes it, but in float32."""
     torch.manual_seed(0)
-    network = DetectionModel("yolo11m.yaml", verbose=False)
+    network = DetectionModel(f"{name}.yaml", verbose=False)
     torch.save({"model": network, "ema": None, "train_args": {}, "version": "8.4.190"}, target)
     return target
 

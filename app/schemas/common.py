@@ -18,6 +18,9 @@ MAX_KEY_BYTES = 1024
 # Characters that look like a path separator and that no normalisation maps to one.
 _SEPARATOR_LOOKALIKES = frozenset("/\\∕⁄⧸⧵╱╲⟋⟍")  # noqa: RUF001
 
+DFINE_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+"""How a D-FINE checkpoint comes: `config.json`, `model.safetensors` and `preprocessor_config.json` in one file."""
+
 Uid = Annotated[str, Field(pattern=r"^[0-9]{1,18}$", description="User: digits.", examples=["0001"])]
 Pid = Annotated[str, Field(pattern=r"^P[0-9]{1,18}$", description="Project: `P` and digits.", examples=["P0001"])]
 Oid = Annotated[str, Field(pattern=r"^O[0-9]{1,18}$", description="Job: `O` and digits.", examples=["O0007"])]

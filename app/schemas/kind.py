@@ -103,7 +103,7 @@ class Kind:
 
     def input_stem(self, parameters: Parameters) -> str:
         for name, _ in self.input_fields():
-            return PurePosixPath(getattr(parameters, name)).stem
+            return PurePosixPath(getattr(parameters, name)).stem.removesuffix(".tar")  # of .tar.gz
         return "output"
 
 

@@ -1,54 +1,24 @@
-"""A picture of a model's layers: where its work is, and where its zeros are.
-
-matplotlib is imported with this module, not when the first picture is drawn: a fork server then spends the time once
-(0.3 s and 26 MB, which its jobs share; a job that imports it late spends 0.3 to 1 s each). It builds a list of the
-machine's fonts meanwhile, and would keep it under HOME, which may be read-only: it is given a folder that is gone
-afterwards instead. Only matplotlib's objects are used, never pyplot, which keeps every figure in a global list.
-"""
+"""A picture of a model's layers: where its work is, and where its zeros are."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.toolkit.plotting import DPI, FAINT, GRID, TEXT, any_letters, new_figure, png_of
 from app.toolkit.stats.base import LayerStats, ModelStats, percent_of_zeros
 from app.toolkit.stats.text import shortened
-
-
-@contextlib.contextmanager
-def _folder_for_matplotlib() -> Iterator[None]:
-    if "MPLCONFIGDIR" in os.environ:
-        yield
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["MPLCONFIGDIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["MPLCONFIGDIR"]
-
-
-with _folder_for_matplotlib():
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
 TOP = 40
 """Layers that get a bar of their own; the rest share one."""
 
 MAX_NAME = 44
-DPI = 120
 WIDTH_IN, ROW_IN = 10.0, 0.2
 TOP_IN, BOTTOM_IN = 0.62, 0.12
 ROOM = 1.14
 """An axis is so much longer than its longest bar, for the number behind it."""
 
-TEXT, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 WORK, ZEROS, REST = "#2f6fb3", "#d9730d", "#9aa5b1"
 
 
@@ -73,20 +43,16 @@ def layers_png(stats: ModelStats) -> bytes | None:
     if not bars:
         return None
     height = TOP_IN + BOTTOM_IN + ROW_IN * len(bars)
-    figure = Figure(figsize=(WIDTH_IN, height), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure, canvas = new_figure(WIDTH_IN, height)
     work, zeros = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_work(work, bars, stats)
     _draw_zeros(zeros, bars, stats)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks, in names that are not ours
-        renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    with any_letters():
+        renderer = canvas.get_renderer()
         names = max(label.get_window_extent(renderer).width for label in work.get_yticklabels()) / DPI
         left, right = (names + 0.2) / WIDTH_IN, 1 - 0.15 / WIDTH_IN
         figure.subplots_adjust(left, BOTTOM_IN / height, right, 1 - TOP_IN / height, wspace=0.06)
-        canvas.print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+    return png_of(canvas)
 
 
 def _bars(stats: ModelStats) -> list[_Bar]:

@@ -59,6 +59,7 @@ class ExportRequest:
     limits: parity.ParityLimits = parity.FP32_LIMITS
     threads: int | None = None
     trusted: bool = False
+    num_queries: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,17 @@ def export_and_prove(  # noqa: PLR0913 - the words of the request, each with its
     limits: parity.ParityLimits | None = None,
     threads: int | None = None,
     trusted: bool = False,
+    num_queries: int | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Export a `.pt` to `target` and prove that both answer alike, on one random input and on every image given.
+    """Export a `.pt` or a D-FINE checkpoint to `target`, and prove that both answer alike.
+
+    The proof is one random input and every image given. A dynamic export is also proven on a random input of another
+    batch, and of another size where the family leaves that free.
 
     `input_size` is (H, W) in px, by default the checkpoint's own, which of YOLO is 640 x 640; `limits` default to those
-    of the precision; `threads` to the cores that this process may use; `trusted` as in `checkpoint.open_checkpoint`.
-    `progress` hears (phase, fraction of that phase) for the phases of `PHASES`. A dynamic export is also proven on a
-    random input of another batch, and of another size where the family leaves that free.
+    of the precision; `threads` to the cores that this process may use; `trusted` and `num_queries` as in `open_model`.
+    `progress` hears (phase, fraction of that phase) for the phases of `PHASES`.
 
     `<target's stem>_parity.json` is written whether or not the proof passes; `target` only if it does.
 
@@ -125,6 +129,7 @@ def export_and_prove(  # noqa: PLR0913 - the words of the request, each with its
         limits or parity.LIMITS[precision],
         threads,
         trusted,
+        num_queries,
     )
     if not request.images:
         raise NoImages("a proof needs at least one image", expected="a list of image files", received="none")
@@ -143,7 +148,7 @@ class _Run:
     def run(self) -> ExportResult:
         request = self.request
         with self._phase("load"):
-            adapter = open_model(request.source, trusted=request.trusted)
+            adapter = open_model(request.source, trusted=request.trusted, num_queries=request.num_queries)
             size = request.input_size or adapter.default_input_size
             adapter.check_input(size, request.channels)
             feeds = _feeds(adapter, request, size)

@@ -4,6 +4,8 @@
 - "center_crop" is the evaluation transform of timm 1.0 and torchvision: the shorter side to floor(size / crop_pct) with
   Pillow's antialiased resampling, then the centre. At a square size it also equals Ultralytics' classifiers (8.4.190).
 - "stretch" is a plain `cv2.resize` to the input's size, without antialiasing, as many applications do.
+- "stretch_antialiased" is Pillow's resize to the input's size, as `RTDetrImageProcessor` of transformers does it. The
+  plain one is up to 74/255 away from it on a photograph.
 
 All divide by 255 and then normalise: (x - mean) / std, in the order of the channels.
 """
@@ -29,7 +31,7 @@ from app.toolkit.images import (
     tensor_from_pixels,
 )
 
-Resize = Literal["letterbox", "center_crop", "stretch"]
+Resize = Literal["letterbox", "center_crop", "stretch", "stretch_antialiased"]
 ChannelOrder = Literal["RGB", "BGR"]
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -122,18 +124,23 @@ class Preprocessing:
     def _placed(self, image: Uint8Array, input_size: tuple[int, int]) -> tuple[Uint8Array, LetterboxFrame]:
         if self.resize == "letterbox":
             return letterbox(image, input_size)
-        if self.resize == "stretch":
-            return _stretch(image, input_size, self.interpolation)
-        return _center_crop(image, input_size, self.crop_pct, self.interpolation)
+        if self.resize == "center_crop":
+            return _center_crop(image, input_size, self.crop_pct, self.interpolation)
+        (height, width), (to_height, to_width) = image.shape[:2], input_size
+        frame = LetterboxFrame(to_width / width, 0, 0, (height, width), to_height / height)
+        stretched = _resized if self.resize == "stretch" else _resized_antialiased
+        return stretched(image, input_size, self.interpolation), frame
 
 
-def _stretch(
-    image: Uint8Array, input_size: tuple[int, int], interpolation: Interpolation
-) -> tuple[Uint8Array, LetterboxFrame]:
-    (height, width), (to_height, to_width) = image.shape[:2], input_size
-    resized = cv2.resize(image, (to_width, to_height), interpolation=CV2_INTERPOLATION[interpolation])
-    pixels = np.asarray(resized, dtype=np.uint8).reshape(to_height, to_width, -1)  # OpenCV drops a lone channel
-    return pixels, LetterboxFrame(to_width / width, 0, 0, (height, width), to_height / height)
+def _resized(image: Uint8Array, to_size: tuple[int, int], interpolation: Interpolation) -> Uint8Array:
+    resized = cv2.resize(image, (to_size[1], to_size[0]), interpolation=CV2_INTERPOLATION[interpolation])
+    return np.asarray(resized, dtype=np.uint8).reshape(*to_size, -1)  # OpenCV drops a lone channel
+
+
+def _resized_antialiased(image: Uint8Array, to_size: tuple[int, int], interpolation: Interpolation) -> Uint8Array:
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    resized = picture.resize((to_size[1], to_size[0]), PILLOW_INTERPOLATION[interpolation])
+    return np.asarray(resized, dtype=np.uint8).reshape(*to_size, -1)
 
 
 def _center_crop(
@@ -142,10 +149,8 @@ def _center_crop(
     """As `timm.data.create_transform(..., is_training=False)`: the same roundings, so the same pixels."""
     height, width = image.shape[:2]
     resized_height, resized_width = _covering((height, width), input_size, crop_pct)
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    resized = picture.resize((resized_width, resized_height), PILLOW_INTERPOLATION[interpolation])
+    pixels = _resized_antialiased(image, (resized_height, resized_width), interpolation)
     top, left = round((resized_height - input_size[0]) / 2), round((resized_width - input_size[1]) / 2)
-    pixels = np.asarray(resized, dtype=np.uint8).reshape(resized_height, resized_width, -1)
     cropped = np.ascontiguousarray(pixels[top : top + input_size[0], left : left + input_size[1]])
     return cropped, LetterboxFrame(resized_width / width, -left, -top, (height, width), resized_height / height)
 

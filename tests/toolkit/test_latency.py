@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from app.toolkit.latency import LatencyReport, LatencySettings, measure_latency
+from app.toolkit.latency import LatencyReport, LatencySettings, measure_latency, median_interval, sample_latency
 
 
 class _Clock:
@@ -46,6 +47,65 @@ def test_calls_that_never_settle_are_reported_as_unstable_with_every_window() ->
     assert not report.stable
     assert len(report.windows_ms) == 6
     assert report.as_dict()["stable"] is False and len(report.as_dict()["window_means_ms"]) == 6
+
+
+def test_a_call_in_twenty_that_was_held_up_does_not_unsettle_the_others() -> None:
+    report = _Clock(itertools.cycle([2.0] * 13 + [10.0] + [2.0] * 25)).run()
+    assert report.stable and len(report.windows_ms) == 3
+    assert report.p50_ms == 2.0 and report.p99_ms == 10.0
+
+
+def test_windows_that_agree_on_two_speeds_give_no_figure() -> None:
+    report = _Clock(itertools.cycle([2.0, 3.0])).run()
+    assert not report.stable
+    assert report.p50_interval_ms == (2.0, 3.0)
+
+
+def test_quick_calls_fill_a_window_by_time() -> None:
+    report = _Clock(itertools.repeat(0.5)).run()
+    assert [len(window) for window in report.windows_ms] == [100, 100, 100]
+    assert report.as_dict()["calls"] == 300
+
+
+def test_slow_calls_make_short_windows() -> None:
+    report = _Clock(itertools.repeat(2_500.0)).run()
+    assert report.stable
+    assert [len(window) for window in report.windows_ms] == [3, 3, 3]
+
+
+def test_the_time_limit_ends_what_is_too_slow_to_settle() -> None:
+    report = _Clock(itertools.repeat(25_000.0)).run()
+    assert not report.stable
+    assert report.windows_ms == ((25_000.0,) * 3,)
+    assert report.p50_interval_ms == (25_000.0, 25_000.0)
+
+
+def test_samples_may_be_by_another_clock_than_the_time_they_take() -> None:
+    clock = _Clock(itertools.repeat(10.0))
+    numbers: list[int] = []
+
+    def compute_ms(number: int) -> float:
+        clock.call(0)
+        numbers.append(number)
+        return 4.0
+
+    report = sample_latency(compute_ms, clock_ns=lambda: clock.now_ns)
+    assert report.p50_ms == 4.0 and report.p50_interval_ms == (4.0, 4.0)
+    assert numbers == list(range(60))
+
+
+@pytest.mark.parametrize("count", [6, 9, 20, 60, 70, 71, 100, 400, 1000])
+def test_the_medians_interval_covers_95_percent_and_hardly_more(count: int) -> None:
+    low, high = (int(rank) for rank in median_interval(range(1, count + 1)))
+
+    def coverage(first: int, last: int) -> float:
+        return float(sum(math.comb(count, below) for below in range(first, last)) / 2**count)
+
+    assert coverage(low, high) >= 0.95 > coverage(low + 2, high - 2)
+
+
+def test_of_fewer_than_six_calls_the_interval_is_all_of_them() -> None:
+    assert median_interval([5.0, 1.0, 3.0, 2.0, 4.0]) == (1.0, 5.0)
 
 
 def test_percentiles_are_over_the_agreeing_windows() -> None:

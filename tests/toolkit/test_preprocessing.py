@@ -20,7 +20,7 @@ from app.toolkit.preprocessing import Preprocessing, Resize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPES = [(1080, 810), (720, 1280), (96, 96), (33, 57), (641, 640), (60, 2000)]
-RESIZES: tuple[Resize, ...] = ("letterbox", "center_crop", "stretch")
+RESIZES: tuple[Resize, ...] = ("letterbox", "center_crop", "stretch", "stretch_antialiased")
 
 
 def noise(*shape: int) -> Uint8Array:

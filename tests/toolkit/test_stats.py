@@ -137,3 +137,12 @@ def test_counting_is_exact_in_every_dtype(tmp_path: Path) -> None:
     stats = model_stats(tmp_path / "t.onnx")
     assert (stats.total_params, stats.nonzero_params) == (6, 3)
     assert stats.dtypes == {"float16": 3, "int8": 3}
+
+
+def test_a_normalisation_folded_into_a_weight_leaves_it_a_weight(tmp_path: Path) -> None:
+    arrays = {"/a/Mul_output_0": np.ones((2, 3, 1, 1), np.float32), "/b/Constant_output_0": np.ones(5, np.float32)}
+    node = onnx.helper.make_node("Conv", ["x", "/a/Mul_output_0"], ["y"], kernel_shape=[1, 1])
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph([node], "g", [], [], tensors)
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "t.onnx")
+    assert model_stats(tmp_path / "t.onnx").total_params == 6

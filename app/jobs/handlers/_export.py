@@ -37,6 +37,7 @@ def run_export(parameters: ExportParameters, context: JobContext, precision: Pre
         limits=parity_limits(context, precision),
         threads=context.threads,
         trusted=options["trust_checkpoints"],
+        num_queries=parameters.num_queries,
         progress=progress,
     )
     text = stats_text(result.model_stats)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.schemas.common import DataSource, ImageSize, InputFile
+from app.schemas.common import DFINE_ARCHIVES, DataSource, ImageSize, InputFile
 from app.schemas.kind import Metrics, Parameters
 
 NEEDS = ("torch", "torchvision", "ultralytics", "timm", "onnx", "onnxslim", "onnxruntime")
@@ -25,7 +25,12 @@ class ExportParameters(Parameters):
 
     kind: Literal["pt_to_onnx"]
     input_path: Annotated[
-        str, InputFile(".pt"), Field(min_length=1, description="Artifact key, or absolute path on the server.")
+        str,
+        InputFile(".pt", *DFINE_ARCHIVES),
+        Field(
+            min_length=1,
+            description="A `.pt`, or an archive of a D-FINE checkpoint: artifact key, or absolute path on the server.",
+        ),
     ]
     input_size: ImageSize | None = Field(None, description="[H, W] in px; the checkpoint's own, or 640 x 640.")
     batch_size: int = Field(1, ge=1, le=1024)
@@ -36,6 +41,7 @@ class ExportParameters(Parameters):
     dynamic: bool = Field(
         False, description="Batch, height and width stay free in the file; of a timm classifier the batch alone."
     )
+    num_queries: int | None = Field(None, ge=1, le=1000, description="D-FINE: fewer queries than it was trained with.")
     data: DataSource | None = Field(
         None, description="Images for the proof; left out, the two pictures that Ultralytics carries."
     )

@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from app.schemas.common import DataSource, ImageSize, InputFile, StrictModel
+from app.schemas.common import DFINE_ARCHIVES, DataSource, ImageSize, InputFile, StrictModel
 from app.schemas.kind import Kind, Metrics, Parameters, Slot
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Model = Annotated[
     str,
-    InputFile(".pt", ".pth", ".onnx", ".engine", ".plan", companion="{stem}_manifest.json"),
-    Field(min_length=1, description="`.pt`, `.onnx` or `.engine`: artifact key, or absolute path on the server."),
+    InputFile(".pt", ".pth", ".onnx", ".engine", ".plan", *DFINE_ARCHIVES, companion="{stem}_manifest.json"),
+    Field(
+        min_length=1, description="`.pt`, `.onnx`, `.engine` or a D-FINE archive: artifact key, or path on the server."
+    ),
 ]
 
 
@@ -47,7 +49,7 @@ class KernelLimits(StrictModel):
 class Preprocessing(StrictModel):
     """How an application feeds a model, where that is not what its file says; what is left out is the file's."""
 
-    resize: Literal["letterbox", "center_crop", "stretch"] | None = None
+    resize: Literal["letterbox", "center_crop", "stretch", "stretch_antialiased"] | None = None
     channel_order: Literal["RGB", "BGR"] | None = None
     mean: tuple[float, ...] | None = Field(None, min_length=1)
     std: tuple[float, ...] | None = Field(None, min_length=1)

@@ -118,7 +118,7 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
     built = {"torch's CUDA": torch.version.cuda, "torch's cuDNN": None if cudnn is None else str(cudnn)}
     return {**found, **{name: version for name, version in built.items() if version is not None}}
 

@@ -6,12 +6,13 @@ anything meanwhile, so none disturbs what it watches. What cannot be read is Non
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -99,7 +100,9 @@ class Noise:
             cores = "the one core's" if self.cores == 1 else f"the {self.cores} cores'"
             found.append(f"others used {self.others_pct:.0f} % of {cores} time (limit {limit:.2g} %)")
         if (self.held_back_pct or 0) > HELD_BACK_LIMIT_PCT:
-            found.append(f"the control group's CPU quota held the process back for {self.held_back_pct:.0f} % of the time")
+            found.append(
+                f"the control group's CPU quota held the process back for {self.held_back_pct:.0f} % of the time"
+            )
         if self.overheated:
             found.append(f"heat slowed the processor down, {self.overheated} times")
         return (*found, *(() if self.gpu is None else self.gpu.reasons))
@@ -197,22 +200,23 @@ def _other_processes(gpu: Gpu, since_us: int) -> tuple[int | None, int | None]:
 
 @dataclass(frozen=True)
 class Memory:
-    """The most that was in use above what was at the start, in MiB."""
+    """The most that was in use, in MiB above what was at the start."""
 
     host_peak_mib: float | None = None
     device_peak_mib: float | None = None
 
 
 class MemoryMeter:
-    """The peak of this process's resident memory and, for "cuda", of the GPU's. `memory` is there after the block.
+    """The peak of this process's memory and, for "cuda", of the GPU's. `memory` is there after the block.
 
-    The host's is the kernel's own high-water mark, without child processes. The device's is the larger of what torch's
-    allocator handed out at its peak, and of what is taken of the whole GPU at the end: ONNX Runtime and TensorRT keep
-    what they took until they close, so close them after the block. Nothing is told of a block that raised.
+    The host's is the kernel's own high-water mark of resident memory, without child processes. The device's is the
+    larger of what torch's allocator handed out at its peak, and of what is taken of the whole GPU at the end: ONNX
+    Runtime and TensorRT keep what they took until they close, so close them after the block. Nothing is told of a
+    block that raised, nor of a GPU that torch does not see.
     """
 
     def __init__(self, device: Device = "cpu") -> None:
-        self._on_gpu = device == "cuda"
+        self._on_gpu = device == "cuda" and torch.cuda.is_available()
         self.memory = Memory()
 
     def __enter__(self) -> MemoryMeter:
@@ -221,12 +225,11 @@ class MemoryMeter:
             torch.cuda.reset_peak_memory_stats()
             self._allocated = torch.cuda.memory_allocated()
             self._free = torch.cuda.mem_get_info()[0]
+        _return_freed()
         self._resident_mib = _resident_mib("VmRSS") if _reset_peak() else None
         return self
 
-    def __exit__(
-        self, failure: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if failure is not None:
             return
         host = _more(self._resident_mib, _resident_mib("VmHWM"))
@@ -236,6 +239,14 @@ class MemoryMeter:
             by_torch = torch.cuda.max_memory_allocated() - self._allocated
             device = max(by_torch, self._free - torch.cuda.mem_get_info()[0]) / MIB
         self.memory = Memory(host, device)
+
+
+def _return_freed() -> None:
+    """Give the kernel what was freed before the block; glibc keeps it, and the block would seem to take that less."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _reset_peak() -> bool:
@@ -253,7 +264,7 @@ def _resident_mib(name: str) -> float | None:
 
 @dataclass(frozen=True)
 class Energy:
-    """What the whole GPU, or all processor packages, took; idle and other processes' part is in it."""
+    """What the whole GPU, or all the processor's packages, took; idle power and other processes' is in it."""
 
     millijoules: float | None = None
     source: Literal["NVML", "RAPL"] | None = None
@@ -262,8 +273,8 @@ class Energy:
 class EnergyMeter:
     """The GPU's energy for "cuda", else the processor's. `energy` is there after the block.
 
-    None where there is no counter or it may not be read (RAPL's is root's on most machines), and for a block that
-    raised or took less than a second.
+    It is None where there is no counter or it may not be read (RAPL's is root's on most machines), and for a block
+    that raised or took less than a second.
     """
 
     def __init__(self, device: Device = "cpu", *, root: Path = ROOT) -> None:
@@ -271,25 +282,28 @@ class EnergyMeter:
         self._packages = rapl_packages(root) if device == "cpu" else []
         self.energy = Energy()
 
+    @property
+    def has_counter(self) -> bool:
+        """Whether there is one that may be read: without, running for the sake of energy is time lost."""
+        if self._gpu is not None:
+            return self._gpu.energy_mj is not None
+        return bool(self._packages) and all(whole_of(one / "energy_uj") is not None for one in self._packages)
+
     def __enter__(self) -> EnergyMeter:
         self._begun = time.monotonic()
-        self._mj = None if self._gpu is None else self._gpu.energy_mj
+        self._gpu_mj = None if self._gpu is None else self._gpu.energy_mj
         self._uj = [whole_of(package / "energy_uj") for package in self._packages]
         return self
 
-    def __exit__(
-        self, failure: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if failure is not None or time.monotonic() - self._begun < LEAST_ENERGY_SECONDS:
             return
         if self._gpu is not None:
-            used_mj = _more(self._mj, self._gpu.energy_mj)
-            self.energy = Energy(used_mj, None if used_mj is None else "NVML")
+            self.energy = Energy(_more(self._gpu_mj, self._gpu.energy_mj), "NVML")
         elif self._packages:
             used_uj = [_used_uj(package, uj) for package, uj in zip(self._packages, self._uj, strict=True)]
             known = [uj for uj in used_uj if uj is not None]
-            if len(known) == len(used_uj):
-                self.energy = Energy(sum(known) / 1000, "RAPL")
+            self.energy = Energy(sum(known) / 1000 if len(known) == len(used_uj) else None, "RAPL")
 
 
 def rapl_packages(root: Path = ROOT) -> list[Path]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from app.toolkit.coco import CocoData
 from app.toolkit.latency import LatencySettings
 
 Way = Literal[
@@ -29,11 +28,11 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class BenchmarkRequest:
-    """A benchmark of `model`, a `.pt`, `.onnx`, `.engine` or a D-FINE folder.
+    """A benchmark of `model`, a `.pt`, `.onnx`, `.engine`, or a folder or archive of a D-FINE checkpoint.
 
-    `int8` and `engines` are files that stand for the ways that this machine would have to make them for; without them
-    the job makes what it can and says of the others why not. `data` gives a mAP, `classes` (a folder of class folders) a
-    top-1 accuracy. `input_size` is (H, W) in px where the model leaves it free. `folder` takes what must be made.
+    `int8` is an INT8 ONNX file; without it INT8 is made with `calibration`, a folder of images. `images` are timed, and
+    with `annotations` (COCO) they give a mAP, as class folders a top-1 accuracy, on `sample` of them. `input_size` is
+    (H, W) in px where the model leaves it free, `num_queries` D-FINE's. `folder` takes what must be made.
     """
 
     model: Path
@@ -44,9 +43,11 @@ class BenchmarkRequest:
     input_size: tuple[int, int] | None = None
     images: Path | None = None
     calibration: Path | None = None
-    data: CocoData | None = None
+    annotations: Path | None = None
+    sample: int | None = None
     int8: Path | None = None
     settings: LatencySettings = field(default_factory=LatencySettings)
     threads: int | None = None
     trusted: bool = False
     name: str | None = None
+    num_queries: int | None = None

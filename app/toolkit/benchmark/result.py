@@ -28,9 +28,9 @@ class Row:
     """One way at one batch size.
 
     `headline_ms` is the p50 of end-to-end time, None unless it was stable and the machine quiet; `parts` has every part
-    that could be timed apart. `speedup` is over the first way at the same batch size. `why_not` is the reason where
-    nothing was timed: the way is lacking here, memory ran out, or its answers are wrong. Memory is in MiB above what was
-    in use before, energy in mJ an image.
+    that could be timed apart. `speedup` is over the first way that was timed, at the same batch size. `why_not` is the
+    reason where nothing was timed: the way is lacking here, memory ran out, or its answers are wrong. Memory is in MiB
+    above what was in use before, energy in mJ an image.
     """
 
     way: str

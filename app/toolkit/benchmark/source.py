@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
 from app.toolkit.benchmark.request import BenchmarkRequest
-from app.toolkit.errors import CalibrationMissing, FeedMismatch, RuntimeUnavailable
+from app.toolkit.errors import CalibrationMissing, FeedMismatch, InvalidQueries, RuntimeUnavailable
 from app.toolkit.export import onnx_from_torch
 from app.toolkit.models.base import ImageModel, ModelAdapter
 from app.toolkit.models.exported import ExportedModel
 from app.toolkit.models.open_model import open_model
-from app.toolkit.onnx_file import input_specs, load_onnx
+from app.toolkit.onnx_file import load_onnx
 from app.toolkit.quantization.graph import post_processing, prepared
 from app.toolkit.quantization.ranges import Ranges, collect_ranges
 from app.toolkit.quantization.static import Target, quantize_static
@@ -22,6 +21,7 @@ from app.toolkit.runtimes.base import TensorSpec
 from app.toolkit.runtimes.trt_runtime import TrtRuntime
 from app.toolkit.tensorrt.loading import EngineFile, read_engine
 from app.toolkit.tensorrt.prepare import Images, calibration_batches
+from app.toolkit.verification.subject import dtype_of
 
 ENGINES = (".engine", ".plan")
 CALIBRATION_IMAGES = 100
@@ -45,14 +45,26 @@ class Source:
     _ranges: Ranges | None = field(default=None, repr=False)
     _quantised: dict[Target, ModelProto] = field(default_factory=dict, repr=False)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of every figure."""
+        if isinstance(self.model, ExportedModel) and not self.model.described:
+            return (f"{self.request.model.name} does not say how its images are prepared: as a YOLO's",)
+        return ()
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether the file is a graph that was quantised."""
+        return self.graph is not None and dtype_of(self.graph) == "int8"
+
     def onnx_for(self, batch_size: int, int8: Target | None = None) -> ModelProto:
         """The graph of one batch size, FP32 or as the file is; with `int8`, quantised for that target.
 
         A `.pt` is exported once, with free axes. Every free axis is then set to the size that is timed, as the graph of
         an application is that knows its input: ONNX Runtime folds what followed from the axes, TensorRT tunes for them.
 
-        Raises FeedMismatch where the file's batch is another, CalibrationMissing, and what exporting and quantising
-        raise.
+        Raises FeedMismatch where the file's batch or size is another, NotAModel for an INT8 file that takes no image,
+        CalibrationMissing, and what exporting and quantising raise.
         """
         model = self._free() if int8 is None else self._int8(int8)
         return with_batch(model, batch_size, self.input_size)
@@ -71,6 +83,8 @@ class Source:
     def _int8(self, target: Target) -> ModelProto:
         """ONNX Runtime takes the file that was given, TensorRT rather what was calibrated for it."""
         request = self.request
+        if self.is_int8:
+            return self._free()
         if request.int8 is not None and (target == "onnxruntime-cpu" or request.calibration is None):
             return load_onnx(request.int8)
         if target not in self._quantised:
@@ -94,18 +108,23 @@ class Source:
 
 
 def open_source(request: BenchmarkRequest) -> Source:
-    """Open the request's model. Raises what `open_model`, `load_onnx` and `read_engine` raise, InvalidInputSize, and
-    for an engine without a manifest of ours what `TrtRuntime` raises."""
+    """Open the request's model. Raises what `open_model`, `load_onnx` and `read_engine` raise, InvalidInputSize,
+    InvalidQueries, and for an engine without a manifest of ours what `TrtRuntime` raises."""
     suffix = request.model.suffix.lower()
+    if suffix in (*ENGINES, ".onnx") and request.num_queries is not None:
+        raise InvalidQueries(
+            "an exported file's queries are fixed",
+            expected="a D-FINE checkpoint's folder or archive",
+            received=f"{request.model.name} with num_queries {request.num_queries}",
+            hint="leave num_queries out",
+        )
     if suffix in ENGINES:
-        file = read_engine(request.model)
-        described = ExportedModel(file.metadata, *_tensors(file, request))
-        return Source(request, described, described.check_size(request.input_size), engine=file)
+        return _engine_source(request)
     if suffix == ".onnx":
         graph = load_onnx(request.model)
         described = ExportedModel.of_onnx(graph)
         return Source(request, described, described.check_size(request.input_size), graph=graph)
-    adapter = open_model(request.model, trusted=request.trusted)
+    adapter = open_model(request.model, trusted=request.trusted, num_queries=request.num_queries)
     size = request.input_size or adapter.default_input_size
     adapter.check_input(size, adapter.channels)
     return Source(request, adapter, size, adapter=adapter)
@@ -114,13 +133,17 @@ def open_source(request: BenchmarkRequest) -> Source:
 def with_batch(model: ModelProto, batch_size: int, input_size: tuple[int, int]) -> ModelProto:
     """A copy whose image input is [batch_size, C, H, W]; `input_size` is (H, W) in px, for sides that are free.
 
-    What is known of other shapes is inferred again. Raises FeedMismatch for a fixed batch of another size.
+    What is known of other shapes is inferred again. Raises FeedMismatch for a fixed batch or side of another size.
     """
-    (spec,) = input_specs(model)
+    spec = ExportedModel.of_onnx(model).input
     wanted = (batch_size, spec.shape[1], *input_size)
     if wanted == spec.shape:
         return model
     check_batch(spec, batch_size)
+    if any(isinstance(has, int) and has != size for has, size in zip(spec.shape[2:], input_size, strict=True)):
+        raise FeedMismatch(
+            "the file's input has a fixed size", expected=str(list(spec.shape[2:])), received=str(list(input_size))
+        )
     fixed = ModelProto()
     fixed.CopyFrom(model)
     (image,) = (value for value in fixed.graph.input if value.name == spec.name)
@@ -146,13 +169,22 @@ def check_batch(spec: TensorSpec, batch_size: int) -> None:
         )
 
 
-def _tensors(file: EngineFile, request: BenchmarkRequest) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """An engine's inputs and outputs: its manifest's, else TensorRT has to read it."""
+def engine_tensors(file: EngineFile) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs, as an engine's manifest of ours has them; none without."""
     if file.manifest is None:
-        runtime = TrtRuntime(request.model, trusted=request.trusted)
-        return runtime.inputs, runtime.outputs
+        return (), ()
     inputs, outputs = (
         tuple(TensorSpec(one["name"], one["dtype"], tuple(one["shape"])) for one in entries)
         for entries in (file.manifest.inputs, file.manifest.outputs)
     )
     return inputs, outputs
+
+
+def _engine_source(request: BenchmarkRequest) -> Source:
+    file = read_engine(request.model)
+    inputs, outputs = engine_tensors(file)
+    if not inputs:  # only TensorRT can tell
+        runtime = TrtRuntime(request.model, trusted=request.trusted)
+        inputs, outputs = runtime.inputs, runtime.outputs
+    described = ExportedModel(file.metadata, inputs, outputs)
+    return Source(request, described, described.check_size(request.input_size), engine=file)

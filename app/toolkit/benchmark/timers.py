@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from app.toolkit.benchmark.result import Part
-from app.toolkit.errors import OutOfMemory
+from app.toolkit.errors import OutOfMemory, RuntimeUnavailable, ToolkitError
 from app.toolkit.runtimes.base import Array
 
 Feeds = Mapping[str, Array]
@@ -24,11 +24,12 @@ Timer = Callable[[int], float]
 """Runs the feeds of a call's number, and gives its milliseconds."""
 
 NO_MEMORY = re.compile(
-    r"out of ?memory|not enough memory|bad[_ ]alloc|alloc_failed|could not be allocated"
+    r"out ?of ?memory|not enough memory|bad[_ ]alloc|alloc_failed|could not be allocated"
     r"|(?:can't|cannot|failed to|unable to) allocate",
     re.IGNORECASE,
 )
 """What torch, CUDA's libraries, ONNX Runtime's allocators and TensorRT write; their exceptions share no base."""
+LIBRARIES = frozenset({"onnxruntime", "pycuda", "tensorrt"})
 
 
 def host_timer(run: Callable[[Feeds], object], feeds: Sequence[Feeds]) -> Timer:
@@ -84,7 +85,7 @@ class GpuSteps:
         }
 
     def _event_ms(self, step: Callable[[], object]) -> float:
-        begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         self.stream.synchronize()
         with torch.cuda.stream(self.stream):
             begun.record()
@@ -94,29 +95,42 @@ class GpuSteps:
         return float(begun.elapsed_time(ended))
 
 
+def side_stream() -> torch.cuda.Stream:
+    """A stream of its own: a graph cannot be captured on the default one, nor can ONNX Runtime be given that."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
 def page_locked(feeds: Feeds) -> dict[str, Array]:
     """The same arrays in page-locked host memory. CUDA knows it by its address, whoever copies from it."""
     return {name: torch.from_numpy(np.ascontiguousarray(array)).pin_memory().numpy() for name, array in feeds.items()}
 
 
 @contextlib.contextmanager
-def memory_told(what: str) -> Iterator[None]:
-    """Any library's way to say that memory ran out becomes OutOfMemory; other errors pass."""
+def failures_told(what: str) -> Iterator[None]:
+    """What a library raises becomes OutOfMemory or RuntimeUnavailable; a defect of ours passes."""
     try:
         yield
-    except OutOfMemory:
-        raise
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            f"there is not enough memory for {what}",
-            expected="memory for the weights, the activations and the images",
-            received=next(iter(str(error).splitlines()), type(error).__name__),
-            hint="a smaller batch or input",
-        ) from error
+        received = next(iter(str(error).splitlines()), type(error).__name__)
+        if not isinstance(error, OutOfMemory) and is_out_of_memory(error):
+            raise OutOfMemory(
+                f"there is not enough memory for {what}",
+                expected="memory for the weights, the activations and the images",
+                received=received,
+                hint="a smaller batch or input",
+            ) from error
+        if not isinstance(error, ToolkitError) and _is_a_library_s(error):
+            raise RuntimeUnavailable(
+                f"{what} failed", expected="a model that the runtime can run", received=received
+            ) from error
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of any library says that memory ran out."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error)) is not None
+
+
+def _is_a_library_s(error: BaseException) -> bool:
+    """torch raises RuntimeError, ONNX Runtime and the libraries of a GPU classes of their own without a common base."""
+    return isinstance(error, RuntimeError) or type(error).__module__.partition(".")[0] in LIBRARIES

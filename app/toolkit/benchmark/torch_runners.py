@@ -32,16 +32,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from app.toolkit.benchmark.request import Way
+from app.toolkit.benchmark.request import BenchmarkRequest, Way
 from app.toolkit.benchmark.result import Part
 from app.toolkit.benchmark.source import Source
-from app.toolkit.benchmark.timers import Feeds, GpuSteps, Timer, host_timer, is_out_of_memory
+from app.toolkit.benchmark.timers import Feeds, GpuSteps, Timer, host_timer, is_out_of_memory, side_stream
 from app.toolkit.errors import RuntimeUnavailable
 from app.toolkit.runtimes.base import Array, CheckedRuntime, TensorSpec
+from app.toolkit.verification.request import Dtype
 
 WARM_RUNS = 3
 """On the stream of a capture, before it: libraries set themselves up in the first (torch's notes on CUDA graphs)."""
-COMPILERS = ("g++", "clang++", "c++", "gcc", "clang", "cc")
+COMPILERS = {"cpu": ("CXX", "g++"), "cuda": ("CC", "gcc", "clang")}
+"""By device: the variable that names a compiler, else those that torch and Triton look for."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,11 @@ TORCH_WAYS: Mapping[Way, TorchWay] = {
 }
 
 
-def why_lacking(way: Way, source: Source, device: str) -> str:
+def why_lacking(way: Way, source: Source, request: BenchmarkRequest) -> str:
     """Why a way of PyTorch cannot run here; "" where it can."""
-    how = TORCH_WAYS[way]
+    how, device = TORCH_WAYS[way], request.device
     if source.adapter is None:
-        return f"PyTorch runs a .pt; {source.request.model.name} has no network of it any more"
+        return f"PyTorch runs a .pt; {request.model.name} has no network of it any more"
     if device == "cuda" and not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no CUDA GPU"
     if how.graph and device != "cuda":
@@ -76,19 +78,26 @@ def why_lacking(way: Way, source: Source, device: str) -> str:
     return _why_not_compiled(device) if how.compiled else ""
 
 
-def torch_runtime(way: Way, source: Source, device: str, batch_size: int) -> TorchRunner:
-    """The network of a `.pt`, ready to be opened."""
+def prepared(
+    way: Way, source: Source, request: BenchmarkRequest, batch_size: int
+) -> tuple[Callable[[], TorchRunner], Dtype]:
+    """What makes the runner of a `.pt`'s network, and what that computes in."""
     adapter, size, how = source.adapter, source.input_size, TORCH_WAYS[way]
     assert adapter is not None  # noqa: S101 - why_lacking() has said so; this tells the type checker
-    kind = CudaTorchRunner if device == "cuda" else TorchRunner
-    return kind(
-        adapter.export_module(dynamic=False),
-        adapter.input_specs(size, batch_size),
-        adapter.output_specs(),
-        how,
-        threads=source.request.threads or len(os.sched_getaffinity(0)),
-        channels_last=adapter.example_input(size, 1).is_contiguous(memory_format=torch.channels_last),
-    )
+    kind = CudaTorchRunner if request.device == "cuda" else TorchRunner
+    module = adapter.export_module(dynamic=False)
+
+    def make() -> TorchRunner:
+        return kind(
+            module,
+            adapter.input_specs(size, batch_size),
+            adapter.output_specs(),
+            how,
+            threads=request.threads or len(os.sched_getaffinity(0)),
+            channels_last=adapter.example_input(size, 1).is_contiguous(memory_format=torch.channels_last),
+        )
+
+    return make, "fp16" if how.half else "fp32"
 
 
 class TorchRunner(CheckedRuntime):
@@ -144,7 +153,7 @@ class TorchRunner(CheckedRuntime):
             self.notes.append(f"torch.compile took {seconds:.1f} s, which is in none of the figures")
 
     def _first_run(self) -> None:
-        self._forward(torch.zeros(self._shape()))
+        self._forward(torch.rand(self._shape()))
 
     def _forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """[N, C, H, W] float32 in, float32 out, on one device; the casts are part of what is computed."""
@@ -190,11 +199,11 @@ class CudaTorchRunner(TorchRunner):
         return self._steps.timers(feeds)
 
     def _make_ready(self) -> None:
-        self._images = torch.zeros(self._shape(), device=self.device)
+        self._images = torch.rand(self._shape(), device=self.device)  # not zeros: cuDNN times its algorithms on it
         self._answers: list[torch.Tensor] = []
         self._hosts: list[torch.Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._steps = GpuSteps(torch.cuda.Stream(), self._copy_in, self._compute, self._copy_out)
+        self._steps = GpuSteps(side_stream(), self._copy_in, self._compute, self._copy_out)
         super()._make_ready()
         self.notes.append("cuDNN chose its algorithms by timing them (torch.backends.cudnn.benchmark)")
         if not self._how.half:
@@ -209,7 +218,9 @@ class CudaTorchRunner(TorchRunner):
         stream.synchronize()
         if self._how.graph:
             graph = torch.cuda.CUDAGraph()
-            with torch.inference_mode(), torch.cuda.graph(graph, stream=stream):
+            # "thread_local": what other threads ask of CUDA meanwhile, such as a meter, does not end the capture.
+            capture = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+            with torch.inference_mode(), capture:
                 self._answers = self._forward(self._images)
             self._graph = graph
         self._hosts = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in self._answers]
@@ -261,7 +272,7 @@ def _free(device: str) -> None:
 
 
 def _convolves_in_half() -> bool:
-    """Slowly, on most CPUs: 7 times as long as FP32 for YOLOv8n where there is no AVX512-FP16 or AMX."""
+    """Slowly where the CPU computes no FP16 itself: YOLOv8n took 3 to 7 times as long as in FP32."""
     try:
         nn.functional.conv2d(torch.zeros(1, 1, 3, 3).half(), torch.zeros(1, 1, 3, 3).half())
     except RuntimeError:  # "not implemented for 'Half'"
@@ -273,8 +284,10 @@ def _why_not_compiled(device: str) -> str:
     """torch.compile writes C++ for a CPU and Triton for a GPU, whose launchers are C; both include Python's header."""
     if device == "cuda" and importlib.util.find_spec("triton") is None:
         return "torch.compile needs the package triton for a GPU"
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), os.environ.get("CC", ""), *COMPILERS) if name):
-        return f"torch.compile needs a C++ compiler; none of {', '.join(COMPILERS[:3])} is on the PATH"
+    variable, *names = COMPILERS[device]
+    wanted = [os.environ[variable]] if os.environ.get(variable) else names
+    if not any(shutil.which(name) for name in wanted):
+        return f"torch.compile needs a compiler: {' or '.join(wanted)} is not on the PATH"
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
         return "torch.compile needs Python.h (the package python3-dev)"
     return ""

@@ -33,6 +33,7 @@ class HeadPart:
     """A slice of an output that means one thing, so that parity can judge it in its own unit.
 
     `unit` is "px" (network pixels), "score" (0..1) or "value" (unbounded, judged relative to its largest magnitude).
+    Where `is_set`, the rows along axis 1 may come in any order, the same one in each such part.
     """
 
     name: str
@@ -41,6 +42,7 @@ class HeadPart:
     start: int = 0
     stop: int | None = None
     axis: int = 1
+    is_set: bool = False
 
     def of(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """This part of the output's array."""

@@ -19,6 +19,7 @@ from onnx import ModelProto
 from app.toolkit.detections import Detections, NmsSettings
 from app.toolkit.errors import ChannelsMismatch, InvalidInputSize, InvalidPreprocessing, NotAModel
 from app.toolkit.images import LetterboxFrame, Uint8Array
+from app.toolkit.models import dfine
 from app.toolkit.models.base import Head, HeadPart, class_probabilities
 from app.toolkit.models.ultralytics import (
     DEFAULT_SIZE,
@@ -92,6 +93,8 @@ class ExportedModel:
     ) -> list[Detections]:
         """Upright boxes. Raises UnsupportedTask where the file has none."""
         check_boxes(self.head, self.task)
+        if self.family == dfine.FAMILY:
+            return dfine.detections_from_queries(outputs, frames, settings)
         return upright_boxes(outputs[self.parts[0].output], frames, settings, len(self.names))
 
     def probabilities(self, outputs: Mapping[str, npt.NDArray[Any]]) -> Float32Array:
@@ -104,6 +107,8 @@ class ExportedModel:
             return (HeadPart("scores", names[0], "score"),)
         if self.family == "ultralytics":
             return parts_of(self.task, len(self.names), names, end2end=end2end)
+        if self.family == dfine.FAMILY:
+            return dfine.PARTS
         return tuple(HeadPart(name, name, "value") for name in names)
 
 

@@ -1,7 +1,8 @@
 """Stats of an ONNX graph, node by node.
 
 Parameters are its floating and 8-bit initializers, less those that the exporter made by folding (torch's exporter names
-them `..._output_0`; YOLO's 25,200 anchor coordinates are such). In a quantised graph the integers behind a
+them `..._output_0`; YOLO's 25,200 anchor coordinates are such), unless a convolution or product takes them as its weights:
+a normalisation was folded into those. In a quantised graph the integers behind a
 DequantizeLinear are the parameters, biases of 32 bits among them, and belong to the node that reads what comes out; its
 scales and zero points are none: the zero points would pass for sparsity.
 """
@@ -39,6 +40,7 @@ QUANTISER_INPUTS = {
     "MatMulInteger": (2, 3),
 }
 QUANTISED_INPUTS = {"DequantizeLinear": (0,), "QLinearConv": (8,)}
+WEIGHT_INPUTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "MatMul": (1,)}
 # A weight that passes through one of these is still that weight.
 PASSING = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze"}
@@ -97,12 +99,13 @@ def _weight(tensor: TensorProto) -> _Weight:
 def _parameters(graph: GraphProto) -> list[TensorProto]:
     scales = _inputs_at(graph, QUANTISER_INPUTS)
     quantised = _inputs_at(graph, QUANTISED_INPUTS)
+    weights = _inputs_at(graph, WEIGHT_INPUTS)
     return [
         tensor
         for tensor in graph.initializer
         if (tensor.data_type in WEIGHT_DTYPES or tensor.name in quantised)
         and tensor.name not in scales
-        and "_output_" not in tensor.name
+        and ("_output_" not in tensor.name or tensor.name in weights)
     ]
 
 

@@ -10,14 +10,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
+from app.toolkit.page import render_page
 from app.toolkit.verification.advice import advice, reasons
 from app.toolkit.verification.facts import ReportFacts, Side
 from app.toolkit.verification.pictures import worst_pictures
 from app.toolkit.verification.result import ClassificationFigures, Comparison, DetectionFigures, Figures, Gate
-from app.toolkit.verification.template import PAGE, STYLE
+from app.toolkit.verification.template import PAGE
 
 MARKS = {"passed": "✓", "failed": "✗", "undecided": "?"}
 MAX_ROWS = 20
@@ -43,6 +41,8 @@ GATES = {
     "kernel_boxes": "largest difference of box coordinates, px of the network",
     "kernel_boxes_detectable": "the same, of boxes that can become detections",
     "kernel_scores": "largest difference of scores, 0 to 1",
+    "kernel_logits_paired": "largest difference of class logits, each query's with its partner's",
+    "kernel_pred_boxes_paired": "the same, of boxes in shares of the image",
 }
 
 FIGURES = {
@@ -75,28 +75,25 @@ def report_html(facts: ReportFacts) -> str:
     """The page. Draws the images that differ most from their files, which must still be there to be shown."""
     alike = not facts.preprocessing_differences
     told = [facts.pipeline] if alike else sorted(facts.comparisons, key=lambda one: one.verdict == "passed")
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(shown=shown, interval=_interval, meaning=lambda name: GATES.get(name, ""))
-    return environment.from_string(
-        PAGE
-    ).render(
-        facts=facts,
-        style=Markup(STYLE),  # noqa: S704 - ours, nothing of it comes from outside
-        marks=MARKS,
-        verdict=_verdict(facts),
-        reasons=reasons(facts.comparisons),
-        advice=advice(facts),
-        answers=[_answer(comparison) for comparison in facts.comparisons],
-        figures=list(_figures(facts.kernel.figures, facts.pipeline.figures)),
-        differences=[list(one.values()) for one in facts.preprocessing_differences],
-        pictures=worst_pictures(told, facts.names),
-        lists=list(_lists(told)),
-        models=list(_models(facts.reference, facts.candidate)),
-        sampling=list(_sampling(facts)),
-        unreadable=list(facts.unreadable.items())[:MAX_ROWS],
-        versions=list(facts.versions.items()),
-        seconds=list(facts.seconds.items()),
-    )
+    values = {
+        "facts": facts,
+        "marks": MARKS,
+        "verdict": _verdict(facts),
+        "reasons": reasons(facts.comparisons),
+        "advice": advice(facts),
+        "answers": [_answer(comparison) for comparison in facts.comparisons],
+        "figures": list(_figures(facts.kernel.figures, facts.pipeline.figures)),
+        "differences": [list(one.values()) for one in facts.preprocessing_differences],
+        "pictures": worst_pictures(told, facts.names),
+        "lists": list(_lists(told)),
+        "models": list(_models(facts.reference, facts.candidate)),
+        "sampling": list(_sampling(facts)),
+        "unreadable": list(facts.unreadable.items())[:MAX_ROWS],
+        "versions": list(facts.versions.items()),
+        "seconds": list(facts.seconds.items()),
+    }
+    filters = {"shown": shown, "interval": _interval, "meaning": lambda name: GATES.get(name, "")}
+    return render_page(PAGE, f"{facts.verdict}: {facts.candidate.path}", values, filters)
 
 
 def shown(value: Any) -> str:

@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto
 from app.toolkit.errors import InvalidInputSize, NotAModel
 from app.toolkit.images import LetterboxFrame, Uint8Array
 from app.toolkit.models.base import ImageModel
+from app.toolkit.models.dfine import DFineModel
 from app.toolkit.models.exported import ExportedModel
 from app.toolkit.models.open_model import open_model
 from app.toolkit.onnx_file import load_onnx, opset_of
@@ -93,7 +94,7 @@ def open_subjects(request: VerifyRequest) -> tuple[Subject, Subject, tuple[int, 
 
 def _opened(request: VerifyRequest, path: Path, device: Device) -> Subject:
     openers = {".pt": _open_pt, ".pth": _open_pt, ".onnx": _open_onnx, ".engine": _open_engine, ".plan": _open_engine}
-    opener = openers.get(path.suffix.lower())
+    opener = _open_pt if DFineModel.recognises(path) else openers.get(path.suffix.lower())
     if opener is None:
         raise NotAModel(
             f"{path.name} is no model by its name", expected="a .pt, .onnx or .engine file", received=path.suffix

@@ -1,0 +1,233 @@
+"""A model timed way by way: each is checked against the first before it is timed, alone, until its figures agree.
+
+A way that cannot run here is a row that says why; memory that runs out ends its way's rows and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from app.toolkit.benchmark.accuracy import accuracy_of, labelled_images
+from app.toolkit.benchmark.agreeing import Reference, of_image, why_not_equal
+from app.toolkit.benchmark.machine import machine_facts
+from app.toolkit.benchmark.meters import EnergyMeter, MemoryMeter, Noise, NoiseMeter
+from app.toolkit.benchmark.request import BenchmarkRequest, Way
+from app.toolkit.benchmark.result import Accuracy, Agreement, BenchmarkResult, Part, Row
+from app.toolkit.benchmark.runners import Runner, open_runner, why_lacking
+from app.toolkit.benchmark.source import Source, open_source
+from app.toolkit.benchmark.timers import Timer
+from app.toolkit.errors import FeedMismatch, OutOfMemory, ToolkitError
+from app.toolkit.images import DEFAULT_IMAGES, list_images, read_image, sample_images
+from app.toolkit.latency import LatencyReport, sample_latency
+from app.toolkit.runtimes.base import Array
+from app.toolkit.stats import model_stats
+
+Progress = Callable[[str, float], None]
+
+ROTATING = 8
+"""Different inputs that take turns: what a cache kept of one call is of no use to the next."""
+ENERGY_SECONDS = 2.0
+"""As long as a GPU's energy counter needs to be right within 5 %: it moves in steps of up to 0.1 s."""
+
+OOM_HINT = "take a smaller batch, which S1 found to be the cure, or a smaller input size"
+UNSEEN = "what others used of the processor cannot be read here: none of the figures is known to be undisturbed"
+
+
+def benchmark(request: BenchmarkRequest, progress: Progress | None = None) -> BenchmarkResult:
+    """Time every way of the request. `progress` hears (what is timed, part of the whole).
+
+    Raises the ModelFileErrors of the model, InvalidInputSize, InvalidQueries, NoImages, UnreadableImage,
+    InvalidAnnotations.
+    """
+    return _Run(request, progress or (lambda _phase, _part: None)).run()
+
+
+class _Run:
+    """One benchmark, and the answers that every way's are compared with: those of the first that could give any."""
+
+    def __init__(self, request: BenchmarkRequest, progress: Progress) -> None:
+        self.request = request
+        self.progress = progress
+        self.rows: list[Row] = []
+        self.accuracy: dict[str, Accuracy] = {}
+        self.noise: dict[str, Noise] = {}
+        self.seconds: dict[str, float] = {}
+        self.reference: Reference | None = None
+
+    def run(self) -> BenchmarkResult:
+        request = self.request
+        machine = {"before": machine_facts()}
+        self.source = open_source(request)
+        self.data = labelled_images(request, self.source.model)
+        self.images = self._images()
+        for number, way in enumerate(request.ways):
+            begun = time.perf_counter()
+            self._way(way, number)
+            self.seconds[way] = round(time.perf_counter() - begun, 2)
+        machine["after"] = machine_facts()
+        settings = {"rotating_inputs": len(self.images), "device": request.device, "threads": request.threads}
+        return BenchmarkResult(
+            model=_facts(self.source),
+            rows=tuple(_with_speedups(self.rows)),
+            accuracy=self.accuracy,
+            machine=machine,
+            noise={name: noise.as_dict() for name, noise in self.noise.items()},
+            settings={**asdict(request.settings), **settings},
+            seconds=self.seconds,
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        warnings = () if self.data is None else self.data.warnings
+        unseen = any(noise.others_pct is None for noise in self.noise.values())
+        return (*self.source.notes, *warnings, *([UNSEEN] if unseen else []))
+
+    def _images(self) -> list[Array]:
+        """Preprocessed images, [1, C, H, W] float32."""
+        paths = list(DEFAULT_IMAGES)
+        if self.request.images is not None:
+            paths = sample_images(list_images(self.request.images), ROTATING)
+        model, size = self.source.model, self.source.input_size
+        return [model.preprocess(read_image(path), size)[0] for path in paths]
+
+    def _way(self, way: Way, number: int) -> None:
+        sizes = self.request.batch_sizes
+        why = why_lacking(way, self.source, self.request)
+        if why:
+            self.progress(way, number / len(self.request.ways))
+            self.rows.append(Row(way, sizes[0], why_not=why))
+            return
+        for index, batch_size in enumerate(sizes):
+            self.progress(f"{way}, batch {batch_size}", (number + index / len(sizes)) / len(self.request.ways))
+            row, goes_on = self._row(way, batch_size)
+            self.rows.append(row)
+            if not goes_on:
+                break
+
+    def _row(self, way: Way, batch_size: int) -> tuple[Row, bool]:
+        """The row with its figures or why there are none, and whether a larger batch is worth trying."""
+        try:
+            row = self._measured(way, batch_size)
+        except OutOfMemory as error:
+            told = f"out of memory at batch {batch_size}: {error.received}"
+            return Row(way, batch_size, why_not=told, hint=OOM_HINT), False
+        except FeedMismatch as error:  # a file of one batch size, which may be the request's next
+            return _refused(Row(way, batch_size), error), True
+        except ToolkitError as error:
+            return _refused(Row(way, batch_size), error), False
+        return row, not row.why_not
+
+    def _measured(self, way: Way, batch_size: int) -> Row:
+        """Memory is that of opening, answering and being timed: not of exporting before, nor of evaluating after."""
+        runner = open_runner(way, self.source, self.request, batch_size)
+        with contextlib.ExitStack() as until_closed:
+            with MemoryMeter(self.request.device) as meter:
+                until_closed.enter_context(runner)
+                row = self._timed(runner, Row(way, batch_size))
+            if row.why_not or not runner.answers:  # trtexec's memory is another process's
+                return row
+            if self.data is not None and way not in self.accuracy:
+                self.accuracy[way] = accuracy_of(self.source.model, runner, self.data, self.source.input_size)
+        return replace(row, **asdict(meter.memory))
+
+    def _timed(self, runner: Runner, row: Row) -> Row:
+        feeds = self._feeds(runner, row.batch_size)
+        agreement = self._agreement(runner, feeds) if runner.answers else None
+        row = replace(row, agreement=agreement)
+        if agreement is not None and agreement.ok is False:
+            return replace(row, why_not=why_not_equal(agreement, self.reference))
+        with NoiseMeter(self.request.device) as meter:
+            timers = runner.timers(feeds)
+            parts = {part: sample_latency(timer, settings=self.request.settings) for part, timer in timers.items()}
+        self.noise[f"{row.way}, batch {row.batch_size}"] = meter.noise
+        energy_mj = self._energy_mj(timers["end_to_end"], row.batch_size) if runner.answers else None
+        row = replace(row, energy_mj_per_image=energy_mj, notes=(*runner.notes, *meter.noise.reasons))
+        return _with_headline(row, parts, meter.noise)
+
+    def _feeds(self, runner: Runner, batch_size: int) -> list[dict[str, Array]]:
+        """As many different batches as there are images, each of images in another order."""
+        (spec,) = runner.inputs
+        count = len(self.images)
+        batches = (
+            np.concatenate([self.images[(first + index) % count] for index in range(batch_size)])
+            for first in range(count)
+        )
+        return [{spec.name: batch.astype(spec.dtype, copy=False)} for batch in batches]
+
+    def _agreement(self, runner: Runner, feeds: Sequence[Mapping[str, Array]]) -> Agreement:
+        """With the first way's answers; the first way's with its own, which tells whether they are numbers."""
+        if self.reference is not None:
+            return self.reference.agreement(runner.infer(feeds[0]), runner.batch_size, runner.dtype)
+        images = [of_image(runner.infer(feed), 0, runner.batch_size) for feed in feeds]
+        reference = Reference(runner.way, runner.dtype, images, self.source.model.parts)
+        agreement = reference.agreement(runner.infer(feeds[0]), runner.batch_size, runner.dtype)
+        if agreement.ok is not False:
+            self.reference = reference
+        return agreement
+
+    def _energy_mj(self, end_to_end: Timer, batch_size: int) -> float | None:
+        """An image's, from whole calls one after the other."""
+        meter = EnergyMeter(self.request.device)
+        if not meter.has_counter:
+            return None
+        calls, ends_at = 0, time.monotonic() + ENERGY_SECONDS
+        with meter:
+            while time.monotonic() < ends_at:
+                end_to_end(calls)
+                calls += 1
+        return None if meter.energy.millijoules is None else meter.energy.millijoules / (calls * batch_size)
+
+
+def _facts(source: Source) -> dict[str, Any]:
+    """What the tables say of the model."""
+    path = source.request.model
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {
+        "name": source.request.name or path.name,
+        "family": source.model.family,
+        "task": source.model.task,
+        "input_size": list(source.input_size),
+        "size_bytes": sum(file.stat().st_size for file in files),
+        "params": _params(source),
+    }
+
+
+def _params(source: Source) -> int | None:
+    if source.adapter is not None:
+        return sum(parameter.numel() for parameter in source.adapter.reference_module().parameters())
+    with contextlib.suppress(ToolkitError):  # an engine that only TensorRT could tell of
+        return model_stats(source.request.model, trusted=source.request.trusted).total_params
+    return None
+
+
+def _refused(row: Row, error: ToolkitError) -> Row:
+    told = (error.message, f"expected {error.expected}" * bool(error.expected), error.received)
+    return replace(row, why_not="; ".join(text for text in told if text), hint=error.hint)
+
+
+def _with_headline(row: Row, parts: Mapping[Part, LatencyReport], noise: Noise) -> Row:
+    """Only where the time of a whole call was stable and nobody disturbed it. The other parts say it for themselves: a
+    copy of a few microseconds is hardly longer than the step of the clock that times it."""
+    end_to_end = parts["end_to_end"]
+    if not end_to_end.stable or noise.is_noisy:
+        return replace(row, parts=parts)
+    p50_ms = end_to_end.p50_ms
+    return replace(row, parts=parts, headline_ms=p50_ms, images_per_second=1000 * row.batch_size / p50_ms)
+
+
+def _with_speedups(rows: Sequence[Row]) -> list[Row]:
+    """Over the first way that was timed, at the same batch size, where both have a headline."""
+    first = next((row.way for row in rows if row.parts), None)
+    base = {row.batch_size: row.headline_ms for row in rows if row.way == first}
+    return [
+        replace(row, speedup=before / row.headline_ms)
+        if row.headline_ms and (before := base.get(row.batch_size))
+        else row
+        for row in rows
+    ]
