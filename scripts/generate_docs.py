@@ -22,6 +22,7 @@ from pydantic import SecretStr  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 
 import app.main  # noqa: E402 - so that every error class is known
+import app.toolkit.pruning.errors  # noqa: E402
 import app.toolkit.tensorrt.errors  # noqa: E402
 import app.toolkit.verification.errors  # noqa: E402, F401
 from app.config import Settings  # noqa: E402

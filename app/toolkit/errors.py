@@ -12,11 +12,8 @@
     │   ├── InvalidPreprocessing        INVALID_PREPROCESSING
     │   ├── InvalidAnnotations          INVALID_ANNOTATIONS
     │   ├── InvalidTrainingSettings     INVALID_TRAINING_SETTINGS
-    │   ├── InvalidPruning              INVALID_PRUNING
     │   ├── UnknownLayer                UNKNOWN_LAYER
     │   ├── AlreadyQuantised            ALREADY_QUANTISED
-    │   ├── StructureNotPrunable        STRUCTURE_NOT_PRUNABLE
-    │   ├── TargetUnreachable           TARGET_UNREACHABLE
     │   ├── UnknownProfile              UNKNOWN_PROFILE
     │   ├── PreflightFailed             PREFLIGHT_FAILED
     │   ├── BuildElsewhere              BUILD_ELSEWHERE
@@ -52,6 +49,8 @@
         ├── OutOfMemory                 OUT_OF_MEMORY
         ├── (app.toolkit.tensorrt.errors: engines that were not built, or do not load)
         └── (app.toolkit.verification.errors: models that cannot be compared, or do not answer alike)
+
+What only pruning can find wrong with a request is in app.toolkit.pruning.errors.
 
 A defect of ours is none of these: it stays the Python exception that it is.
 """
@@ -174,12 +173,6 @@ class InvalidTrainingSettings(RequestError):
     code = "INVALID_TRAINING_SETTINGS"
 
 
-class InvalidPruning(RequestError):
-    """An option of pruning is outside of what it may be."""
-
-    code = "INVALID_PRUNING"
-
-
 class UnknownLayer(RequestError):
     """A layer was named that the network does not have."""
 
@@ -190,18 +183,6 @@ class AlreadyQuantised(RequestError):
     """The network holds integers or fake quantisation: its weights cannot be ranked or cut as they are."""
 
     code = "ALREADY_QUANTISED"
-
-
-class StructureNotPrunable(RequestError):
-    """Channels cannot leave this network: its structure is not one that the dependency graph follows."""
-
-    code = "STRUCTURE_NOT_PRUNABLE"
-
-
-class TargetUnreachable(RequestError):
-    """No ratio leaves as little as was asked for."""
-
-    code = "TARGET_UNREACHABLE"
 
 
 class UnknownProfile(RequestError):

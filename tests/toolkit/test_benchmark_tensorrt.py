@@ -26,6 +26,8 @@ from tests.toolkit.scenes import ASSETS, make_scenes
 from tests.toolkit.trt_python import importable
 from tests.toolkit.trtexec_timing import RUNS, timing_trtexec
 
+ONE_OF_EACH = ("8.2", "10.3", "11.1")
+"""Of TensorRT's majors."""
 CLASSIFIER = ASSETS / "pills_classifier.pt"
 FEEDS = [{"input": np.random.default_rng(seed).random((2, 3, 96, 96), dtype=np.float32)} for seed in range(2)]
 
@@ -65,7 +67,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # -- trtexec alone --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize(
+    "release", [pytest.param(one, marks=[] if one in ONE_OF_EACH else pytest.mark.slow) for one in RELEASES]
+)
 def test_trtexec_builds_and_times_under_the_same_conditions(
     tmp_path: Path, free_batch: Path, place: Path, release: str
 ) -> None:

@@ -19,6 +19,7 @@ from app.toolkit.checkpoint import Checkpoint, model_from_checkpoint, open_check
 from app.toolkit.coco import CocoResult, read_coco
 from app.toolkit.images import DEFAULT_IMAGES
 from app.toolkit.pipeline import export_and_prove
+from app.toolkit.pruning.errors import InvalidPruning
 from app.toolkit.pruning.masks import mask_structured, mask_unstructured
 from app.toolkit.pruning.measuring import Comparison, Facts, compare, verdict
 from app.toolkit.pruning.removal import RemovalOptions, remove_channels
@@ -113,7 +114,7 @@ def test_what_is_pruned_again_keeps_its_history(removed: Path, tmp_path: Path) -
 
 
 def test_a_note_that_is_not_plain_data_is_refused_and_nothing_written(source: Checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(errors.InvalidPruning) as caught:
+    with pytest.raises(InvalidPruning) as caught:
         save_checkpoint(source, model_from_checkpoint(source), tmp_path / "x.pt", {"a": [{"b": Path("c")}]})
     assert caught.value.received == "note.a[0].b: PosixPath"
     assert not list(tmp_path.iterdir())

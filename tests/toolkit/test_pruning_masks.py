@@ -13,6 +13,7 @@ from ultralytics.nn import tasks
 
 from app.toolkit import errors
 from app.toolkit.checkpoint import model_from_checkpoint, open_checkpoint
+from app.toolkit.pruning.errors import InvalidPruning, StructureNotPrunable
 from app.toolkit.pruning.masks import UnstructuredMethod, mask_structured, mask_unstructured
 
 
@@ -143,26 +144,26 @@ def test_an_unknown_layer_is_answered_with_the_nearest(network: nn.Module) -> No
 @pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan"), True])
 def test_an_amount_outside_of_0_to_1_is_refused(network: nn.Module, amount: float) -> None:
     for call in (mask_unstructured, mask_structured):
-        with pytest.raises(errors.InvalidPruning, match="amount"):
+        with pytest.raises(InvalidPruning, match="amount"):
             call(network, amount)
 
 
 @pytest.mark.parametrize("n", [0, -1, True])
 def test_a_norm_below_1_is_refused(network: nn.Module, n: int) -> None:
-    with pytest.raises(errors.InvalidPruning, match="norm") as caught:
+    with pytest.raises(InvalidPruning, match="norm") as caught:
         mask_structured(network, n=n)
     assert caught.value.received == f"n = {n}"
 
 
 @pytest.mark.parametrize("dim", [7, 4, -1])
 def test_a_dim_that_no_convolution_has_is_refused(network: nn.Module, dim: int) -> None:
-    with pytest.raises(errors.InvalidPruning) as caught:
+    with pytest.raises(InvalidPruning) as caught:
         mask_structured(network, dim=dim)
     assert "0 to 3" in caught.value.expected
 
 
 def test_a_linear_layer_has_no_kernel_dims(classifier_network: nn.Module) -> None:
-    with pytest.raises(errors.InvalidPruning) as caught:
+    with pytest.raises(InvalidPruning) as caught:
         mask_structured(classifier_network, dim=2)
     assert "0 to 1" in caught.value.expected and "model.9.linear" in caught.value.hint
     _, report = mask_structured(classifier_network, dim=2, exclude=["model.9.linear"])
@@ -183,14 +184,14 @@ def test_layers_with_a_single_slice_are_named_when_they_lose_all(network: nn.Mod
 
 
 def test_an_unknown_method_is_refused(network: nn.Module) -> None:
-    with pytest.raises(errors.InvalidPruning, match="way of masking"):
+    with pytest.raises(InvalidPruning, match="way of masking"):
         mask_unstructured(network, 0.2, "magic")  # type: ignore[arg-type]
 
 
 def test_nothing_left_to_mask_is_an_error(network: nn.Module) -> None:
-    with pytest.raises(errors.StructureNotPrunable, match="nothing is left"):
+    with pytest.raises(StructureNotPrunable, match="nothing is left"):
         mask_unstructured(network, exclude=["model"])
-    with pytest.raises(errors.StructureNotPrunable, match="nothing is left"):
+    with pytest.raises(StructureNotPrunable, match="nothing is left"):
         mask_unstructured(nn.Sequential(nn.ReLU()))
 
 

@@ -19,6 +19,7 @@ from app.toolkit import errors
 from app.toolkit.checkpoint import model_from_checkpoint, open_checkpoint
 from app.toolkit.images import DEFAULT_IMAGES, read_image, tensor_from_image
 from app.toolkit.macs import macs_by_layer
+from app.toolkit.pruning.errors import InvalidPruning, StructureNotPrunable, TargetUnreachable
 from app.toolkit.pruning.groups import ChannelGraph
 from app.toolkit.pruning.importance import scorer
 from app.toolkit.pruning.names import matches
@@ -197,7 +198,7 @@ def test_with_round_to_1_a_target_is_met_closely(make_network: MakeNetwork) -> N
 
 
 def test_an_unreachable_target_names_the_least(make_network: MakeNetwork) -> None:
-    with pytest.raises(errors.TargetUnreachable) as caught:
+    with pytest.raises(TargetUnreachable) as caught:
         _remove(make_network("pills"), target={"macs": 0.01})
     least = float(caught.value.expected.split("at least ")[1].split(",")[0])
     assert 0.1 < least < 0.4
@@ -323,7 +324,7 @@ def test_importance_from_images_needs_images_and_normalisations(make_network: Ma
     with pytest.raises(errors.NoImages, match="taylor"):
         _remove(make_network("pills"), ratio=0.3, importance="taylor")
     fused = copy.deepcopy(make_network("pills")).float().eval().fuse(verbose=False)  # type: ignore[operator]
-    with pytest.raises(errors.StructureNotPrunable, match="normalisations"):
+    with pytest.raises(StructureNotPrunable, match="normalisations"):
         remove_channels(fused, RemovalOptions(ratio=0.3, importance="taylor"), images=[torch.rand(1, 3, 64, 64)])
 
 
@@ -351,7 +352,7 @@ def test_the_report_warns_of_ultralytics_own_train(make_network: MakeNetwork) ->
     ],
 )
 def test_options_that_cannot_be_are_refused(make_network: MakeNetwork, options: dict[str, Any], part: str) -> None:
-    with pytest.raises(errors.InvalidPruning, match=part):
+    with pytest.raises(InvalidPruning, match=part):
         _remove(make_network("pills"), **options)
 
 
@@ -359,7 +360,7 @@ def test_unknown_and_empty_selections_are_refused(make_network: MakeNetwork) -> 
     with pytest.raises(errors.UnknownLayer) as caught:
         _remove(make_network("pills"), ratio=0.3, exclude=("model.99",))
     assert "model.9" in caught.value.hint
-    with pytest.raises(errors.StructureNotPrunable, match="no channel"):
+    with pytest.raises(StructureNotPrunable, match="no channel"):
         _remove(make_network("pills"), ratio=0.3, include=("model.22",))
 
 
@@ -370,6 +371,6 @@ def test_other_networks_are_refused(make_network: MakeNetwork) -> None:
     quantised.model[0].conv.weight = nn.Parameter(torch.ones(16, 3, 3, 3, dtype=torch.int8), requires_grad=False)  # type: ignore[index, union-attr]
     with pytest.raises(errors.AlreadyQuantised):
         _remove(quantised, ratio=0.3)
-    with pytest.raises(errors.StructureNotPrunable) as caught:
+    with pytest.raises(StructureNotPrunable) as caught:
         _remove(tasks.DetectionModel("yolo12n.yaml", verbose=False), ratio=0.3)
     assert "AAttn" in caught.value.received

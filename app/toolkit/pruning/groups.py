@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from ultralytics.nn.modules import Classify, Detect
 from ultralytics.nn.modules.block import DFL, Attention, PSABlock
 
-from app.toolkit.errors import StructureNotPrunable
+from app.toolkit.pruning.errors import StructureNotPrunable
 from app.toolkit.pruning.names import matches
 from app.toolkit.pruning.split import SplitBlock, original_name
 

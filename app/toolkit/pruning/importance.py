@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from ultralytics.nn.modules import Detect
 
-from app.toolkit.errors import InvalidPruning, NoImages, StructureNotPrunable
+from app.toolkit.errors import NoImages
+from app.toolkit.pruning.errors import InvalidPruning, StructureNotPrunable
 
 Importance = Literal["l1", "l2", "taylor"]
 IMPORTANCES: tuple[Importance, ...] = ("l1", "l2", "taylor")

@@ -20,7 +20,7 @@ from torch.nn.utils.prune import l1_unstructured, ln_structured, random_unstruct
 from torch.nn.utils.prune import remove as make_permanent
 from ultralytics.nn.modules.block import DFL
 
-from app.toolkit.errors import InvalidPruning, StructureNotPrunable
+from app.toolkit.pruning.errors import InvalidPruning, StructureNotPrunable
 from app.toolkit.pruning.names import check_patterns, matches, refuse_quantised
 
 UnstructuredMethod = Literal["l1_unstructured", "random_unstructured"]

@@ -23,8 +23,9 @@ from ultralytics.nn.modules import Detect
 from ultralytics.nn.modules.block import Attention
 from ultralytics.nn.tasks import BaseModel
 
-from app.toolkit.errors import InvalidPruning, StructureNotPrunable, UnknownModelFamily
+from app.toolkit.errors import UnknownModelFamily
 from app.toolkit.macs import macs_by_layer
+from app.toolkit.pruning.errors import InvalidPruning, StructureNotPrunable
 from app.toolkit.pruning.groups import ChannelGraph, Unit, not_prunable
 from app.toolkit.pruning.importance import IMPORTANCES, Importance, scorer
 from app.toolkit.pruning.names import check_patterns, refuse_quantised

@@ -19,8 +19,9 @@ import ultralytics
 from torch import nn
 
 from app.toolkit.checkpoint import Checkpoint, model_from_checkpoint
-from app.toolkit.errors import AlreadyQuantised, InvalidPruning
+from app.toolkit.errors import AlreadyQuantised
 from app.toolkit.onnx_file import write_whole
+from app.toolkit.pruning.errors import InvalidPruning
 from app.toolkit.pruning.names import refuse_quantised
 
 NOTE = "pruning"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from app.toolkit.errors import TargetUnreachable
+from app.toolkit.pruning.errors import TargetUnreachable
 from app.toolkit.pruning.groups import Unit
 
 Scope = Literal["layer", "global"]

@@ -1,10 +1,10 @@
 """Stats of an ONNX graph, node by node.
 
 Parameters are its floating and 8-bit initializers, less those that the exporter made by folding (torch's exporter names
-them `..._output_0`; YOLO's 25,200 anchor coordinates are such), unless a convolution or product takes them as its weights:
-a normalisation was folded into those. In a quantised graph the integers behind a
-DequantizeLinear are the parameters, biases of 32 bits among them, and belong to the node that reads what comes out; its
-scales and zero points are none: the zero points would pass for sparsity.
+them `..._output_0`; YOLO's 25,200 anchor coordinates are such), unless a convolution or product has them as weights: a
+normalisation was folded into those. In a quantised graph the integers behind a DequantizeLinear are the parameters,
+biases of 32 bits among them, and belong to the node that reads what comes out; its scales and zero points are none: the
+zero points would pass for sparsity.
 """
 
 from __future__ import annotations
