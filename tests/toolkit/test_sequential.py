@@ -17,6 +17,7 @@ from app.toolkit.verification.sequential import (
     log_gains_below,
     looks,
     student_quantile,
+    unseen_share,
     wilson_interval,
 )
 
@@ -206,3 +207,9 @@ def test_looking_often_keeps_the_promise() -> None:
         verdicts = {test.look(some.mean(), some.std(ddof=1) / math.sqrt(len(some)), len(some)) for some in seen}
         wrong += verdicts != {"undecided"}
     assert 0 < wrong / len(values) < 0.05
+
+
+@pytest.mark.parametrize("share", [0.01, 0.012, 0.05])
+def test_a_share_that_was_never_seen_is_seldom_larger_than_told(share: float) -> None:
+    images = next(count for count in range(1, 1000) if unseen_share(count, 0.99) <= share)
+    assert 0.008 < (1 - share) ** images <= 0.01

@@ -17,7 +17,7 @@ from app.toolkit.verification.judging import JudgeByLook, by_estimate, by_look, 
 from app.toolkit.verification.labelled import LabelledDetections, Precisions
 from app.toolkit.verification.request import Limits
 from app.toolkit.verification.result import DetectionFigures, Gate, Worst
-from app.toolkit.verification.sequential import LookTest, ProportionTest, wilson_interval
+from app.toolkit.verification.sequential import LookTest, ProportionTest, unseen_share, wilson_interval
 from app.toolkit.verification.top import Top, most_mismatched
 
 Pairs = list[tuple[int, int, float]]
@@ -164,7 +164,8 @@ class DetectionTally:
         )
         if precisions is None:
             return iou, self._mismatch_gate(), finite_gate(self.non_finite)
-        test = LookTest(limits.map_delta, self.confidence, looks)
+        unseen = unseen_share(self.images, self.confidence)  # a lost image costs about its share of the recall
+        test = LookTest(limits.map_delta, self.confidence, looks, unseen)
         return (*_map_gates(by_look, test, precisions), iou, finite_gate(self.non_finite))
 
     def _mismatch_gate(self) -> Gate:

@@ -153,12 +153,15 @@ class LookTest:
     """Is the magnitude of a value at most `limit`? Judged at no more than `looks` looks, each anew.
 
     The error 1 - `confidence` is spent evenly over the looks (Bonferroni), by Student's distribution. It is asymptotic:
-    for estimates that are near to normal. A rare and large difference that no image has shown yet is not seen by it.
+    for estimates that are near to normal. A rare and large difference that no image has shown yet is not seen by it,
+    unless `unseen` says how much of the value such images could be: `unseen_share`, for a value that an image moves by
+    about its share.
     """
 
     limit: float
     confidence: float
     looks: int
+    unseen: float = 0.0
 
     def interval(self, estimate: float, standard_error: float, observations: int) -> tuple[float, float] | None:
         """Bounds of the value's magnitude, right at all looks together; None from too few observations."""
@@ -167,7 +170,7 @@ class LookTest:
         error = (1 - self.confidence) / (2 * self.looks)
         half = student_quantile(1 - error, observations - 1) * standard_error
         magnitude = abs(estimate)
-        return max(0.0, magnitude - half), magnitude + half
+        return max(0.0, magnitude - half), magnitude + half + self.unseen
 
     def look(self, estimate: float, standard_error: float, observations: int) -> Verdict:
         """The verdict at this look: where all of the interval is on one side of the limit."""
@@ -176,6 +179,15 @@ class LookTest:
             return "undecided"
         low, high = bounds
         return "passed" if high <= self.limit else "failed" if low > self.limit else "undecided"
+
+
+def unseen_share(images: int, confidence: float) -> float:
+    """The largest share that images of a kind may have of all, where none of those drawn was one ("rule of three").
+
+    Whoever goes on drawing until this is small enough misses a larger share with a probability of 1 - `confidence`, at
+    however many looks.
+    """
+    return -math.log1p(-confidence) / images
 
 
 def student_quantile(probability: float, degrees: int) -> float:
