@@ -140,14 +140,14 @@ def test_a_detector_is_timed_and_evaluated_in_every_way(tmp_path: Path, pills: P
     assert any("threads" in note for note in row_of(result, "onnxruntime").notes)
     parts = [part for _, part in heard]
     assert heard[0][0] == "torch_fp32, batch 1" and parts == sorted(parts) and parts[0] == 0
-    assert result.model["params"] == model_stats(pills).total_params and result.settings["rotating_inputs"] == 3
+    assert result.model["params"] == model_stats(pills).total_params and result.settings["rotating_inputs"] == 8
     assert len(json.dumps(result.as_dict(), allow_nan=False)) > 1000
 
 
 def test_a_model_without_images_of_its_own_is_timed_on_ours(tmp_path: Path, classifier: Path) -> None:
     result = benchmark(asked(classifier, tmp_path, ways=("torch_fp32",), input_size=(96, 96)))
     assert row_of(result, "torch_fp32").parts
-    assert result.accuracy == {} and result.settings["rotating_inputs"] == 2
+    assert result.accuracy == {} and result.settings["rotating_inputs"] == 8
 
 
 def test_class_folders_give_a_classifier_s_top_1(tmp_path: Path, classifier: Path, pool: Path) -> None:

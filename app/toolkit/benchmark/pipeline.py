@@ -89,12 +89,15 @@ class _Run:
         return (*self.source.notes, *warnings, *([UNSEEN] if unseen else []))
 
     def _images(self) -> list[Array]:
-        """Preprocessed images, [1, C, H, W] float32."""
+        """ROTATING preprocessed images, [1, C, H, W] float32; of fewer, the rest are the same moved sideways."""
         paths = list(DEFAULT_IMAGES)
         if self.request.images is not None:
             paths = sample_images(list_images(self.request.images), ROTATING)
         model, size = self.source.model, self.source.input_size
-        return [model.preprocess(read_image(path), size)[0] for path in paths]
+        images = [model.preprocess(read_image(path), size)[0] for path in paths]
+        step = size[1] // ROTATING
+        moved = (np.roll(images[turn % len(images)], turn * step, axis=3) for turn in range(len(images), ROTATING))
+        return [*images, *moved]
 
     def _way(self, way: Way, number: int) -> None:
         sizes = self.request.batch_sizes

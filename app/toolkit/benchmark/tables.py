@@ -260,8 +260,7 @@ def latency(row: Row) -> str:
     if row.headline_ms is not None:
         low, high = report.p50_interval_ms
         return f"{number(row.headline_ms)} ({number(low)} to {number(high)})"
-    stable = all(part.stable for part in row.parts.values())
-    return f"{'disturbed' if stable else 'not stable'}: {windows_range(report)}"
+    return f"{'disturbed' if report.stable else 'not stable'}: {windows_range(report)}"
 
 
 def windows_range(report: LatencyReport) -> str:
@@ -295,6 +294,7 @@ def method(result: BenchmarkResult) -> Iterator[str]:
     )
     yield f"{settings.get('rotating_inputs', UNKNOWN)} different inputs took turns; each way ran alone."
     yield "Each way's answers were checked against the first way's before it was timed."
+    yield "Memory is of opening, answering and being timed; torch.compile's has the compiling in it."
     if counts := sorted({found.images for found in result.accuracy.values()}):
         yield f"Accuracy was measured on {', '.join(map(str, counts))} images."
     yield (

@@ -54,6 +54,11 @@ class TorchWay:
     compiled: bool = False
     graph: bool = False
 
+    def words(self) -> str:
+        """For a sentence."""
+        words = ("in FP16" if self.half else "in FP32", *(["compiled"] if self.compiled else []))
+        return ", ".join((*words, *(["in a CUDA graph"] if self.graph else [])))
+
 
 TORCH_WAYS: Mapping[Way, TorchWay] = {
     "torch_fp32": TorchWay(),
@@ -183,7 +188,7 @@ class TorchRunner(CheckedRuntime):
     def _refused(self, error: Exception) -> RuntimeUnavailable:
         return RuntimeUnavailable(
             "PyTorch cannot run the network this way",
-            expected=f"a network that runs with {self._how}",
+            expected=f"one that runs {self._how.words()}",
             received=f"{type(error).__name__}: {error}".splitlines()[0],
             hint="the other ways do not depend on it",
         )
