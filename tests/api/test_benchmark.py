@@ -70,7 +70,7 @@ def test_a_d_fine_archive_is_exported_with_fewer_queries_and_timed(service: Serv
 
 
 def test_words_that_do_not_fit_are_refused_at_once(service: Service) -> None:
-    asked = {"input_path": "best.pt"}
-    for wrong in ({"ways": []}, {"ways": ["fast"]}, {"batch_sizes": [2, 1]}, {"batch_sizes": [1, 1]}):
-        answer = service.post("benchmark", PID, {**asked, **wrong})
+    wrong: list[dict[str, Any]] = [{"ways": []}, {"ways": ["fast"]}, {"batch_sizes": [2, 1]}, {"batch_sizes": [1, 1]}]
+    for words in wrong:
+        answer = service.post("benchmark", PID, {"input_path": "best.pt", **words})
         assert answer.status_code == 422, answer.text
