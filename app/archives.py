@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -24,9 +26,14 @@ def unpack(archive: Path, target: Path) -> None:
                 packed.extractall(target)  # noqa: S202 - zipfile drops roots and `..` itself
         else:
             with tarfile.open(archive) as packed_tar:
-                _check_size(archive, sum(member.size for member in packed_tar))
+                unpacked = 0
+                for member in packed_tar:  # before the next is looked for, as all between is decompressed
+                    unpacked += member.size
+                    _check_size(archive, unpacked)
                 packed_tar.extractall(target, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        raise BadArchive(f"{archive.name}: {error}") from error
+    except (RuntimeError, ValueError) as error:  # a password, an unknown compression; a name that no file can have
         raise BadArchive(f"{archive.name}: {error}") from error
 
 

@@ -29,7 +29,6 @@ from app.toolkit.verification.pipeline import verify
 from app.toolkit.verification.report import export_report, write_reports
 from app.toolkit.verification.request import Device, Limits, Mode, Sampling, VerifyRequest
 from app.toolkit.verification.result import Comparison, Gate, Verdict
-from app.version_tag import git_sha
 
 STYLES: dict[Verdict, str] = {"passed": "green", "failed": "red", "undecided": "yellow"}
 DEVICES: dict[str, Device] = {"cpu": "cpu", "gpu": "cuda"}
@@ -69,10 +68,10 @@ def compare(view: View, words: CompareWords) -> bool:
     try:
         with tempfile.TemporaryDirectory(prefix="optimizing-compare-") as kept, _stdout_is_ours():
             facts = _verified(view, words, Path(kept))
+            report, page = write_reports(facts, words.out.resolve())  # draws images, which an archive's folder has
     except ToolkitError as error:
         view.problem({"detail": error.message, **error.as_dict()})
         return False
-    report, page = write_reports(facts, words.out.resolve())
     view.document({"report_path": str(report), "page_path": str(page), "report": export_report(facts)})
     _show(view, facts)
     view.result(f"Report: {escape(str(report))}")
@@ -136,7 +135,6 @@ def _verified(view: View, words: CompareWords, folder: Path) -> ReportFacts:
         devices=(DEVICES[words.device], DEVICES[words.device]),
         strict=words.strict,
         trusted=words.trusted,
-        git_sha=git_sha(Path(__file__).parent),
     )
     with view.following("compare") as shown:
         return verify(request, lambda phase, part: shown.show(_event(phase, part)))

@@ -15,9 +15,10 @@ compile docker/requirements-x86.txt 3.12 x86_64-manylinux_2_39 --extra gpu --no-
   --constraint <(echo "$gpu")
 
 # PyPI's torch for aarch64 has no kernels for a Jetson: NVIDIA's own takes its place, and JetPack has the CUDA
-# libraries. What else torch needs stays in.
+# libraries. What else torch needs stays in, and so does nvidia-ml-py, which is no library of CUDA.
 left_out=()
-for name in $(grep -oE '^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' requirements.lock | tr -d = | sort -u); do
+names="$(grep -oE '^(torch|torchvision|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)==' requirements.lock | tr -d = | sort -u)"
+for name in $(grep -v '^nvidia-ml-py$' <<<"$names"); do
   left_out+=(--no-emit-package "$name")
 done
 compile docker/requirements-jetson.txt 3.10 aarch64-manylinux_2_35 "${left_out[@]}"

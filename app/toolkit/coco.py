@@ -126,6 +126,32 @@ def content_of(data: CocoData) -> dict[str, Any]:
     return content
 
 
+def truth_of(data: CocoData) -> COCO:
+    """The annotations for the evaluator: ids as integers, and the annotations' own from 1 on.
+
+    It takes an annotation's id for a mark of what was matched, 0 for nothing, so that ids which are repeated (as where
+    they restart on each image) or 0 would cost mAP without a word. Raises InvalidAnnotations.
+    """
+    content = content_of(data)
+    annotations = []
+    for number, one in enumerate(content["annotations"], start=1):
+        left, top, right, bottom = corners_of(data, one)
+        width, height = right - left, bottom - top
+        annotations.append(
+            {
+                "id": number,
+                "image_id": integer_of(data, one, "image_id"),
+                "category_id": integer_of(data, one, "category_id"),
+                "bbox": [left, top, width, height],
+                "area": width * height,
+                "iscrowd": int(bool(one.get("iscrowd"))),
+            }
+        )
+    numbered = {key: [{**one, "id": int(one["id"])} for one in content[key]] for key in ("images", "categories")}
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO({**numbered, "annotations": annotations})
+
+
 def integer_of(data: CocoData, entry: Mapping[str, Any], key: str) -> int:
     """An entry's integer. Raises InvalidAnnotations where it has none."""
     try:
@@ -218,8 +244,8 @@ def score(predictions: Sequence[Prediction], data: CocoData) -> CocoResult:
     """mAP at IoU 0.5 and 0.5:0.95 of predictions in COCO's results format, over the data's images."""
     if not predictions:  # the evaluator refuses an empty list; nothing found is a mAP of zero
         return CocoResult(0.0, 0.0, len(data.image_ids), 0)
+    truth = truth_of(data)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(data.annotations))
         evaluator = COCOeval_faster(truth, truth.loadRes(list(predictions)), iouType="bbox")
         evaluator.params.imgIds = list(data.image_ids)
         evaluator.evaluate()

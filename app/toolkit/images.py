@@ -60,9 +60,10 @@ class LetterboxFrame:
 def list_images(folder: Path | str) -> list[Path]:
     """Every jpg, jpeg, png and bmp under a folder, in any case and depth, sorted.
 
-    Raises NoImages where there is none.
+    Left out are the `._` files that macOS puts beside each file of an archive. Raises NoImages where there is none.
     """
-    found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    named = (p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("._"))
+    found = sorted(p for p in named if p.is_file())
     if not found:
         raise NoImages(
             "there is no image in the folder",

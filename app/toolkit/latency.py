@@ -12,11 +12,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-
-Input = TypeVar("Input")
 
 LEAST_CALLS = 3
 """In a slow model's window: nine calls are the fewest whose p50 has a 95 % interval narrower than their whole range."""
@@ -72,29 +70,6 @@ class LatencyReport:
         }
 
 
-def measure_latency(
-    call: Callable[[Input], object],
-    inputs: Sequence[Input],
-    *,
-    settings: LatencySettings | None = None,
-    clock_ns: Callable[[], int] = time.perf_counter_ns,
-) -> LatencyReport:
-    """Time `call` on the inputs in turn (so that no cache answers for the model) until the last windows agree.
-
-    By the monotonic clock, otherwise as `sample_latency`. Raises ValueError for no inputs.
-    """
-    if not inputs:
-        raise ValueError("a latency needs at least one input")
-
-    def sample_ms(number: int) -> float:
-        argument = inputs[number % len(inputs)]
-        begun = clock_ns()
-        call(argument)
-        return (clock_ns() - begun) / 1e6
-
-    return sample_latency(sample_ms, settings=settings, clock_ns=clock_ns)
-
-
 def sample_latency(
     sample_ms: Callable[[int], float],
     *,
@@ -115,9 +90,15 @@ def sample_latency(
         taken = sum(map(len, windows))
         windows.append(_window(sample_ms, taken, settings, deadline_ns, clock_ns))
         stable = _agree(windows[-settings.agreeing_windows :], settings)
-    last = np.concatenate(windows[-settings.agreeing_windows :])
+    return latency_of(windows, settings)
+
+
+def latency_of(windows: Sequence[tuple[float, ...]], settings: LatencySettings) -> LatencyReport:
+    """What windows of milliseconds come to, taken here or by another program; whether they agree as above."""
+    agreeing = windows[-settings.agreeing_windows :]
+    last = np.concatenate(agreeing)
     p50, p90, p95, p99 = (float(value) for value in np.percentile(last, (50, 90, 95, 99)))
-    interval = median_interval(last.tolist())
+    interval, stable = median_interval(last.tolist()), _agree(agreeing, settings)
     return LatencyReport(p50, p90, p95, p99, float(last.mean()), interval, stable, tuple(windows), settings)
 
 

@@ -60,7 +60,7 @@ figcaption ul, .plain { margin: .2rem 0 0; padding-left: 1.1rem; }
 }
 """
 
-FRAME = """
+FRAME = """\
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -83,7 +83,7 @@ def render_page(
     template: str, title: str, values: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]] | None = None
 ) -> str:
     """A page of a template that extends "frame" and fills its block "main". Every value is escaped."""
-    loader = DictLoader({"frame": FRAME.lstrip(), "page": template})
+    loader = DictLoader({"frame": FRAME, "page": template.lstrip()})
     environment = Environment(autoescape=True, undefined=StrictUndefined, loader=loader)
     environment.filters.update(filters or {})
     style = Markup(STYLE)  # noqa: S704 - ours, nothing of it comes from outside

@@ -38,6 +38,7 @@ Array = npt.NDArray[Any]
 InputKind = Literal["random", "image"]
 
 DETECTABLE_SCORE = COCO_NMS.conf
+CLASS_LIMIT = 0.5  # of an index, whatever the numbers' precision: any other is another class
 DETECTABLE = "_detectable"
 PAIRED = "_paired"
 
@@ -195,9 +196,13 @@ def measure(
     by_part = {p.name: measure_difference(p.of(reference[p.output]), p.of(candidate[p.output])) for p in parts}
     for scores in (part for part in parts if part.unit == "score"):
         detectable = scores.of(reference[scores.output]).max(axis=scores.axis, initial=0.0) >= DETECTABLE_SCORE
+        if scores.is_set:
+            detectable &= paired
         if not detectable.any():
             continue
-        for part in (part for part in parts if part.unit == "px" and part.output == scores.output):
+        for part in (part for part in parts if part is not scores and part.output == scores.output):
+            if part.unit != "px" and not part.is_set:
+                continue
             first, second = (
                 np.moveaxis(part.of(answers[part.output]), part.axis, -1)[detectable]
                 for answers in (reference, candidate)
@@ -240,12 +245,14 @@ def shares_of_limit(one: InputParity, units: Mapping[str, str], limits: ParityLi
         judged = name + PAIRED if name + PAIRED in one.parts else name
         if limits.detectable_only and name + DETECTABLE in one.parts:
             judged = name + DETECTABLE
-        limit = _limit(one.parts[judged], unit, limits) * (limits.random_factor if one.kind == "random" else 1.0)
-        found[judged] = (one.parts[judged].max_abs, limit)
+        factor = limits.random_factor if one.kind == "random" and unit != "class" else 1.0
+        found[judged] = (one.parts[judged].max_abs, _limit(one.parts[judged], unit, limits) * factor)
     return found
 
 
 def _limit(difference: Difference, unit: str, limits: ParityLimits) -> float:
     if unit == "value":
         return limits.values * max(difference.reference_max_abs, 1.0)
+    if unit == "class":
+        return math.inf if math.isinf(limits.scores) else CLASS_LIMIT
     return limits.boxes_px if unit == "px" else limits.scores

@@ -8,6 +8,8 @@ row is compared with the row that it is nearest to, one to one.
 At the end of the N the same bits decide which token is still taken. Such a row has no counterpart in the other answer,
 and what is left over there is compared with it: one row in a hundred of an image may be so, and is measured and told
 but not judged. A fault that touches so few rows alone would pass; one in the graph touches all.
+
+Ultralytics' end-to-end heads answer so too: the best N of all anchors and classes, [N, x1 y1 x2 y2 score class ...].
 """
 
 from __future__ import annotations
@@ -26,17 +28,24 @@ Answers = Mapping[str, Array]
 
 UNPAIRED_SHARE = 0.01
 
+# How much of a unit is as far as one of the others: of two boxes that overlap, the score and the class tell which is
+# which. About the limits of FP16.
+DISTANCES = {"px": 1.0, "score": 100.0, "class": 1e4, "value": 1.0}
+
 
 def in_order_of(reference: Answers, candidate: Answers, parts: Sequence[HeadPart]) -> tuple[dict[str, Array], Array]:
     """The candidate's answers with their rows in the reference's order, and which rows are judged: [N, rows] of bool.
 
-    The outputs of `parts`, [N, rows, values], are paired by the largest difference over all of their values, the
-    nearest pair first. Not judged are the `UNPAIRED_SHARE` of an image's rows, rounded up (but never a lone row), that
-    are farthest from theirs.
+    The `parts`, each of an output [N, rows, values], are paired by the largest difference over all of their values, in
+    `DISTANCES`, the nearest pair first. Not judged are the `UNPAIRED_SHARE` of an image's rows, rounded up (but never a
+    lone row), that are farthest from theirs.
     """
-    names = [part.output for part in parts]
+    names = {part.output for part in parts}
     wanted, given = (
-        np.concatenate([one[name] for name in names], axis=2, dtype=np.float32) for one in (reference, candidate)
+        np.concatenate(
+            [part.of(one[part.output]) * np.float32(DISTANCES[part.unit]) for part in parts], axis=2, dtype=np.float32
+        )
+        for one in (reference, candidate)
     )
     orders, judged = [], []
     for first, second in zip(wanted, given, strict=True):

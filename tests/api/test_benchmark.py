@@ -74,3 +74,11 @@ def test_words_that_do_not_fit_are_refused_at_once(service: Service) -> None:
     for words in wrong:
         answer = service.post("benchmark", PID, {"input_path": "best.pt", **words})
         assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize("name", ["best.engine", "BEST.PLAN"])
+@pytest.mark.parametrize("device", [{}, {"device": "cpu"}], ids=["default", "cpu"])
+def test_an_engine_without_the_gpu_is_refused_at_once(service: Service, name: str, device: dict[str, str]) -> None:
+    answer = service.post("benchmark", PID, {"input_path": name, **device})
+    assert answer.status_code == 422, answer.text
+    assert "device: an engine runs on the GPU alone; set device to gpu" in answer.text

@@ -34,6 +34,13 @@ def test_a_regression_is_answered_at_once_and_its_files_are_kept(service: Servic
     assert service.client.get(f"{place}comparison.md").text == job["metrics"]["table"]
 
 
+def test_what_is_not_decided_is_no_answer(service: Service, pid: str) -> None:
+    stored = _stored(service, pid, _benchmark(10.0), _benchmark(10.5))
+    metrics = service.post("compare_benchmarks", pid, stored).json()["metrics"]
+    assert metrics["regression"] is None and metrics["comparison"]["regression"] is None
+    assert metrics["verdict"] == "Undecided: no row is slower beyond 5 %, but 1 may be: rows judged 1, 1 undecided."
+
+
 def test_the_tolerance_is_the_request_s(service: Service, pid: str) -> None:
     stored = _stored(service, pid, _benchmark(10.0), _benchmark(12.0))
     asked = service.post("compare_benchmarks", pid, {**stored, "tolerance": 0.3}).json()

@@ -106,6 +106,7 @@ def test_a_changed_weight_fails_the_kernel(
     assert "kernel" in job["error"]["received"]
 
 
+@pytest.mark.slow
 def test_a_classifier_is_verified_on_an_archive_of_class_folders(service: Service, pills: Path) -> None:
     checkpoint = service.upload(PID, "classification_best.pt", ASSETS / "pills_classifier.pt")
     job = service.run("pt_to_onnx_fp16", PID, {"kind": "pt_to_onnx", "input_path": checkpoint})

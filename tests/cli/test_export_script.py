@@ -94,6 +94,7 @@ def test_one_checkpoint_is_exported_proven_and_linked(tmp_path: Path, training: 
     assert {path.name for path in out.iterdir()} == beside | links
 
 
+@pytest.mark.slow
 def test_a_proof_that_fails_publishes_nothing_and_says_what_to_do(tmp_path: Path, training: Training) -> None:
     out = training("classification_best.pt", limits={"mse_mean": 0})
     (out / "exports-before").mkdir(parents=True)

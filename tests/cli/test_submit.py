@@ -134,7 +134,7 @@ def test_kinds_are_shown_with_their_parameters(optimizing: Optimizing) -> None:
     assert "pt_to_onnx_fp16" in optimizing("kinds").out
     one = optimizing("kinds", "pt_to_onnx_fp32").out
     assert "input_size" in one
-    assert "[640, 640]" in one
+    assert "[H, W] in px" in one
     assert optimizing("kinds", "nap", "--json").json["action"] == "nap"
 
 

@@ -28,6 +28,11 @@ NETWORKS = {
     "yolo11n-pose": tasks.PoseModel,
     "yolov8n-obb": tasks.OBBModel,
     "yolo11n-cls": tasks.ClassificationModel,
+    "yolo26n": tasks.DetectionModel,
+    "yolo26n-seg": tasks.SegmentationModel,
+    "yolo26n-pose": tasks.PoseModel,
+    "yolo26n-obb": tasks.OBBModel,
+    "yolov10n": tasks.DetectionModel,
 }
 
 MakeModel = Callable[..., Path]

@@ -45,6 +45,39 @@ def small_network(*, opset: int = 17, batch: Any = 1, silent: bool = False) -> M
     return model
 
 
+def mean_reader(
+    weights: np.ndarray[Any, np.dtype[Any]],
+    *,
+    shape: tuple[int, ...] = (),
+    output: str = "y",
+    dtype: int = TensorProto.FLOAT,
+    axes: tuple[Any, ...] = (1, 3, 64, 64),
+    entries: dict[str, str] | None = None,
+) -> ModelProto:
+    """Each channel's mean times `weights` [channels, values]: logits, or of `shape` a tensor and no more."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("GlobalAveragePool", ["floats"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m"]),
+        helper.make_node("Reshape", ["m", "s"], [output]),
+    ]
+    shape = shape or (1, weights.shape[1])
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("x", dtype, axes)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+        [
+            numpy_helper.from_array(weights.astype(np.float32), "w"),
+            numpy_helper.from_array(np.array(shape, np.int64), "s"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, entries or {})
+    return model
+
+
 def noise(count: int, *, scale: float = 1.0, seed: int = 1) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
     """Batches [1, 3, 8, 8] float32 around zero."""
     rng = np.random.default_rng(seed)

@@ -18,7 +18,9 @@ from app.toolkit.benchmark.result import Accuracy, Row
 from app.toolkit.errors import CorruptFile
 from app.toolkit.latency import median_interval
 from tests.toolkit.benchmark_results import (
+    DISTURBANCE,
     MACHINE,
+    RUNNER_NOTE,
     benchmark_of,
     disturbed,
     lacking,
@@ -62,7 +64,7 @@ def test_the_ratio_is_of_the_time_and_its_interval_the_widest_that_both_allow() 
 def test_only_an_interval_wholly_beyond_the_tolerance_is_slower(after_ms: float, change: str) -> None:
     row = _of_one(10.0, after_ms)
     assert row.change == change
-    assert row.regression is (change == "slower")
+    assert row.regression is {"slower": True, "undecided": None}.get(change, False)
 
 
 def test_a_wide_interval_hides_a_regression_and_is_not_called_alike() -> None:
@@ -111,10 +113,36 @@ def test_one_slow_row_makes_the_whole_a_regression_and_is_named() -> None:
     )
 
 
+UNDECIDED = (timed("onnxruntime", 1, 10.0), timed("onnxruntime", 1, 10.5))
+LOST = (timed("onnxruntime", 1, 10.0), disturbed("onnxruntime", 1, 10.0))
+NEVER_QUOTED = (unstable("onnxruntime", 1, 10.0), timed("onnxruntime", 1, 10.0))
+GONE = (timed("onnxruntime", 1, 10.0), lacking("onnxruntime"))
+
+
+@pytest.mark.parametrize("pair", [UNDECIDED, LOST, NEVER_QUOTED, GONE], ids=["undecided", "lost", "never", "gone"])
+def test_no_regression_is_claimed_where_a_row_that_was_timed_is_not_decided(pair: tuple[Row, Row]) -> None:
+    alike, slower = timed("torch_fp32", 1, 10.0), timed("torch_fp32", 1, 20.0)
+    before, after = _document(alike, pair[0]), _document(alike, pair[1])
+    found = compare(before, after)
+    assert found.regression is None
+    assert verdict(found).startswith("Undecided: no row is slower beyond 5 %, but 1 may be: rows judged ")
+    found = compare(before, _document(slower, pair[1]))
+    assert found.regression is True, "one that is slower decides"
+    assert verdict(found).startswith("Regression beyond 5 %")
+
+
+def test_ways_that_are_new_or_never_ran_or_were_not_asked_for_again_leave_no_doubt() -> None:
+    alike = timed("torch_fp32", 1, 10.0)
+    before = _document(alike, lacking("onnxruntime"), lacking("tensorrt_fp16"), timed("torch_fp16", 1, 5.0))
+    found = compare(before, _document(alike, timed("onnxruntime", 1, 5.0), lacking("tensorrt_fp16")))
+    assert found.regression is False
+    assert verdict(found) == "No regression beyond 5 %: rows judged 1, 1 alike."
+
+
 def test_a_benchmark_against_itself_is_alike_in_every_row_that_has_a_figure() -> None:
     document = json.loads(json.dumps(s1_table().as_dict()))
     found = compare(document, document)
-    assert found.regression is False
+    assert found.regression is None, "two of its rows have no headline"
     assert {row.change for row in found.rows if row.before_ms is not None} == {"alike"}
     assert {row.change for row in found.rows if row.before_ms is None} == {None}
 
@@ -142,6 +170,18 @@ def test_what_was_not_stable_or_not_alone_is_a_warning_and_no_flag(after: Callab
     assert (row.ratio, row.regression, found.regression) == (None, None, None)
     assert f"after: {why}" in row.why_not
     assert found.warnings == (f"PyTorch FP32, batch 1: {row.why_not}",)
+
+
+def test_a_way_s_notes_are_no_reason_for_a_missing_headline() -> None:
+    before = replace(unstable("onnxruntime", 1, 10.0), notes=(RUNNER_NOTE,))
+    (row,) = compare(_document(before), _document(disturbed("onnxruntime", 1, 10.0))).rows
+    assert row.why_not == f"before: not stable; after: {DISTURBANCE}"
+
+
+def test_what_was_neither_stable_nor_alone_says_both() -> None:
+    row = replace(unstable("onnxruntime", 1, 10.0), notes=(DISTURBANCE,))
+    (row_found,) = compare(_document(row), _document(row)).rows
+    assert row_found.why_not == f"both: not stable, {DISTURBANCE}"
 
 
 def test_a_way_that_no_longer_runs_is_a_warning_and_one_that_never_ran_is_none() -> None:
@@ -242,6 +282,7 @@ REPORT = ("rows", 0, "parts", "end_to_end")
         (_set(*REPORT, "p50_interval_ms", value=[11, 12]), "p50_interval_ms is not"),
         (_set(*REPORT, "p50_interval_ms", value=None), "p50_interval_ms is not"),
         (_set("rows", 0, "parts", value={}), "end_to_end is not what it must be; expected: an object"),
+        (_set("noise", value=[]), "noise is not what it must be; expected: an object"),
         (_set("machine", value={}), "machine: before is not"),
         (_set("accuracy", value={"torch_fp32": 0.5}), "accuracy: torch_fp32 is not"),
         (_set("model", "params", value=-1), "model: params is not"),

@@ -10,7 +10,7 @@ from PIL import Image, ImageColor
 
 from app.toolkit.benchmark.pictures import COLOURS, benchmark_pictures, pareto_front
 from app.toolkit.benchmark.request import WAYS
-from app.toolkit.benchmark.result import Accuracy
+from app.toolkit.benchmark.result import Accuracy, Row
 from tests.toolkit.benchmark_results import benchmark_of, lacking, s1_table, timed, unstable
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -49,6 +49,13 @@ def test_only_what_there_are_figures_for_is_drawn() -> None:
     top1 = {"torch_fp32": Accuracy(10, top1=0.9)}
     assert set(benchmark_pictures(benchmark_of(timed("torch_fp32", 1, 5.0), accuracy=top1))) == {"latency", "accuracy"}
     assert set(benchmark_pictures(s1_table())) == {"latency", "throughput", "accuracy"}
+
+
+def test_where_nothing_ran_at_the_first_batch_size_the_next_is_drawn() -> None:
+    rows = [Row("onnxruntime", 1, why_not="the file's batch is 4"), timed("onnxruntime", 4, 20.0)]
+    drawn = benchmark_pictures(benchmark_of(*rows, accuracy={"onnxruntime": Accuracy(10, top1=0.9)}))
+    assert set(drawn) == {"latency", "accuracy"}
+    assert _of_way(_pixels(drawn["latency"]), "onnxruntime").any()
 
 
 def test_the_same_result_has_the_same_bytes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ import onnx
 import pytest
 import timm
 import torch
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
 from app.toolkit.benchmark.request import WAYS, BenchmarkRequest, Way
 from app.toolkit.benchmark.runners import open_runner, why_lacking
 from app.toolkit.benchmark.source import open_source, with_batch
-from app.toolkit.benchmark.timers import is_out_of_memory
+from app.toolkit.benchmark.timers import Feeds, failures_told, host_timer, is_out_of_memory
 from app.toolkit.benchmark.torch_runners import TorchRunner, TorchWay
 from app.toolkit.errors import FeedMismatch, OutOfMemory, RuntimeUnavailable
 from app.toolkit.export import onnx_from_torch
@@ -78,7 +80,7 @@ def trained_answer(request: BenchmarkRequest, images: Array) -> Array:
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        ("pills_yolov8n.pt", "torch_fp32"),
+        pytest.param("pills_yolov8n.pt", "torch_fp32", marks=pytest.mark.slow),
         ("pills_yolov8n.pt", "onnxruntime"),
         ("pills_classifier.pt", "torch_fp32"),
         pytest.param("pills_classifier.pt", "torch_fp16", marks=pytest.mark.slow),
@@ -215,6 +217,19 @@ def test_feeds_of_another_batch_are_refused_before_they_are_timed(tmp_path: Path
         runner.timers([{"input": np.zeros((1, 3, 96, 96), np.float32)}])
 
 
+def test_the_host_s_timer_takes_the_feeds_in_turn_and_tells_how_long_it_took() -> None:
+    feeds = [{"images": np.full(1, number)} for number in range(3)]
+    seen: list[int] = []
+
+    def run(one: Feeds) -> None:
+        seen.append(int(one["images"][0]))
+        time.sleep(0.01)
+
+    timer = host_timer(run, feeds)
+    assert all(10 <= timer(number) < 1000 for number in range(4))
+    assert seen == [0, 1, 2, 0]
+
+
 # -- why not --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("way", "words"),
@@ -318,6 +333,12 @@ def swelling() -> ModelProto:
 )
 def test_each_library_s_words_for_it(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
+
+
+def test_a_graph_too_large_to_write_is_a_library_s_failure() -> None:
+    with pytest.raises(RuntimeUnavailable, match=r"onnxruntime failed.*Failed to serialize proto"):  # noqa: SIM117
+        with failures_told("onnxruntime"):
+            raise EncodeError("Failed to serialize proto")
 
 
 def test_other_errors_are_not_taken_for_it() -> None:

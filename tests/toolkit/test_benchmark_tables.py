@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from app.toolkit.benchmark.html import benchmark_html
 from app.toolkit.benchmark.pictures import benchmark_pictures
-from app.toolkit.benchmark.result import Agreement, Part
+from app.toolkit.benchmark.result import Agreement, Part, Row
 from app.toolkit.benchmark.tables import benchmark_markdown, verdict
 from app.toolkit.latency import LatencyReport
 from tests.toolkit.benchmark_results import benchmark_of, disturbed, lacking, report, s1_table, timed, unstable
 from tests.toolkit.test_verification_html import Page
 
+UNQUOTED = disturbed("torch_fp16", 1, 10.0)
 ATTACK = '"><script>alert(1)</script> | `x` {{ 7 * 7 }}.pt'
 
 
@@ -43,6 +44,43 @@ def test_copies_that_were_not_stable_say_so_and_leave_the_headline() -> None:
     text = benchmark_markdown(benchmark_of(replace(timed("torch_fp16", 1, 10.0), parts=parts)))
     assert "not stable: 9.900 to 10.10" not in text
     assert "| copy in, ms |" in text and "| not stable: 0.9900 to 1.010 | - | - | 10.00 |" in text
+
+
+def test_a_row_without_a_headline_has_ranges_in_every_part_and_no_energy() -> None:
+    parts: dict[Part, LatencyReport] = {"end_to_end": report(10.0), "compute": report(8.0)}
+    rows = [replace(row, parts=parts, energy_mj_per_image=123.0) for row in (timed("torch_fp32", 1, 10.0), UNQUOTED)]
+    text = benchmark_markdown(benchmark_of(*rows))
+    assert "| PyTorch FP32 | 1 | - | 8.000 | - | 10.00 |" in text
+    assert "| PyTorch FP16 | 1 | - | 7.920 to 8.080 | - | 9.900 to 10.10 |" in text
+    assert _line(text, "PyTorch FP32 | 1 | 10.10 | 10.10 | 10.10").endswith("| 123.0 |")
+    assert _line(text, "PyTorch FP16 | 1 | - | - | -").endswith("| - |")
+
+
+def test_where_nothing_ran_at_the_first_batch_size_the_next_is_shown() -> None:
+    agreement = Agreement(True, {"boxes": 0.012}, {"boxes": 0.5})
+    rows = [
+        *(Row(way, 1, why_not="the file's batch is 4") for way in ("onnxruntime", "onnxruntime_int8")),
+        timed("onnxruntime", 4, 20.0, agreement=agreement),
+        timed("onnxruntime_int8", 4, 10.0, first_ms=20.0, agreement=agreement),
+        lacking("tensorrt_fp16"),
+    ]
+    result = benchmark_of(*rows)
+    text = benchmark_markdown(result)
+    assert verdict(result) == "Fastest at batch 4: ONNX Runtime INT8, 10.00 ms, 2x the first way's speed."
+    assert "## By way, batch 4\n" in text and "## Before and after, batch 4\n" in text
+    assert _line(text, "ONNX Runtime INT8") == "| ONNX Runtime INT8 | 10.00 (9.900 to 10.10) | 400.0 | 2x |  |"
+    assert "TensorRT is not installed" in _line(text, "TensorRT FP16"), "what ran at no size keeps its row"
+    assert "| ONNX Runtime | yes | boxes 0.012 of 0.5 |" in text
+
+
+def test_the_batch_size_shown_is_the_smallest_with_a_headline_else_the_smallest_that_was_timed() -> None:
+    doubtful = [unstable("torch_fp32", 1, 5.0), disturbed("torch_fp16", 1, 4.0)]
+    text = benchmark_markdown(benchmark_of(*doubtful, timed("torch_fp16", 2, 6.0)))
+    assert "Fastest at batch 2: PyTorch FP16, 6.000 ms. 2 of 3 figures are not to be quoted." in text
+    assert "## By way, batch 2\n" in text
+    text = benchmark_markdown(benchmark_of(Row("onnxruntime", 1, why_not="no"), unstable("onnxruntime", 4, 5.0)))
+    assert "## By way, batch 4\n" in text and "| ONNX Runtime | not stable: " in text
+    assert "## By way, batch 2\n" in benchmark_markdown(benchmark_of(lacking("tensorrt_fp16", 2)))
 
 
 def test_what_could_not_run_says_why_in_its_row() -> None:

@@ -15,10 +15,14 @@ import pytest
 from app.toolkit.benchmark.request import BenchmarkRequest
 from app.toolkit.benchmark.runners import open_runner, why_lacking
 from app.toolkit.benchmark.source import open_source
+from app.toolkit.benchmark.timers import page_locked_room
 from app.toolkit.errors import FeedMismatch, OutOfMemory, RuntimeUnavailable
 from app.toolkit.export import onnx_from_torch
+from app.toolkit.latency import LatencySettings
 from app.toolkit.models.open_model import open_model
+from app.toolkit.runtimes.base import Array
 from app.toolkit.runtimes.ort_runtime import OrtRuntime
+from app.toolkit.runtimes.trt_runtime import TrtRuntime
 from app.toolkit.tensorrt.pipeline import EngineRequest, build_engine
 from app.toolkit.tensorrt.preflight import Wish
 from tests.doubles.trtexec_double.releases import RELEASES
@@ -28,6 +32,8 @@ from tests.toolkit.trtexec_timing import RUNS, timing_trtexec
 
 ONE_OF_EACH = ("8.2", "10.3", "11.1")
 """Of TensorRT's majors."""
+SETTINGS = LatencySettings(agreeing_windows=2, max_windows=2, tolerance_pct=1)
+"""No start's windows agree, as its times grow from run to run: there are two of them."""
 CLASSIFIER = ASSETS / "pills_classifier.pt"
 FEEDS = [{"input": np.random.default_rng(seed).random((2, 3, 96, 96), dtype=np.float32)} for seed in range(2)]
 
@@ -80,15 +86,15 @@ def test_trtexec_builds_and_times_under_the_same_conditions(
     assert why_lacking("tensorrt_fp16", source, request) == ""
     with open_runner("tensorrt_fp16", source, request, 2) as runner:
         assert (runner.dtype, runner.answers, runner.inputs[0].shape) == ("fp16", False, (2, 3, 96, 96))
-        timers = runner.timers(FEEDS)
-        seen = {part: [timer(number) for number in (0, 1, RUNS)] for part, timer in timers.items()}
+        reports = runner.latencies(SETTINGS)
         assert any(f"trtexec {release}" in note for note in runner.notes)
         assert any("unstable: coefficient of variation 3.1 %" in note for note in runner.notes)
-    assert seen == {
-        "compute": [1, 2, 1],
-        "copy_in": [0.25] * 3,
-        "copy_out": [0.5] * 3,
-        "end_to_end": [1.75, 2.75, 1.75],
+        assert runner.started_pids == {int(pid) for pid in (place / "pids.txt").read_text().split()}
+    assert {part: report.windows_ms for part, report in reports.items()} == {
+        "compute": (tuple(range(1, RUNS + 1)),) * 2,
+        "copy_in": ((0.25,) * RUNS,) * 2,
+        "copy_out": ((0.5,) * RUNS,) * 2,
+        "end_to_end": (tuple(number + 1.75 for number in range(RUNS)),) * 2,
     }
     first, second = (place / "timed.txt").read_text().splitlines()
     assert first == second
@@ -101,15 +107,18 @@ def test_trtexec_gives_no_answers(tmp_path: Path, free_batch: Path, place: Path)
     timing_trtexec(place, "10.3")
     request = asked(tmp_path, free_batch)
     runner = open_runner("tensorrt_fp16", open_source(request), request, 2)
-    with runner, pytest.raises(RuntimeUnavailable, match="gives no answers"):
-        runner.infer(FEEDS[0])
+    with runner:
+        with pytest.raises(RuntimeUnavailable, match="gives no answers"):
+            runner.infer(FEEDS[0])
+        with pytest.raises(RuntimeUnavailable, match="gives no answers"):
+            runner.timers(FEEDS)
 
 
 def test_an_engine_with_free_axes_is_timed_at_the_batch(tmp_path: Path, free_batch: Path, place: Path) -> None:
     path = engine(free_batch, tmp_path, place)
     request = asked(tmp_path, path)
     with open_runner("tensorrt_fp16", open_source(request), request, 4) as runner:
-        runner.timers([])
+        runner.latencies(SETTINGS)
     assert "--shapes=input:4x3x96x96" in (place / "timed.txt").read_text()
 
 
@@ -119,7 +128,7 @@ def test_an_engine_that_does_not_load_is_a_reason(tmp_path: Path, free_batch: Pa
     with open_runner("tensorrt_fp16", open_source(request), request, 1) as runner:
         (tmp_path / "pills_classifier_fp16_batch1.engine").write_bytes(b"something else")
         with pytest.raises(RuntimeUnavailable, match=r"exit code 1; .*Engine deserialization failed"):
-            runner.timers([])
+            runner.latencies(SETTINGS)
 
 
 def test_trtexec_without_memory_ends_its_row(tmp_path: Path, free_batch: Path, place: Path) -> None:
@@ -130,7 +139,7 @@ def test_trtexec_without_memory_ends_its_row(tmp_path: Path, free_batch: Path, p
         open_runner("tensorrt_fp16", open_source(request), request, 1) as runner,
         pytest.raises(OutOfMemory, match="tensorrt_fp16 at batch size 1"),
     ):
-        runner.timers([])
+        runner.latencies(SETTINGS)
 
 
 def engine(model: Path, folder: Path, place: Path) -> Path:
@@ -149,8 +158,26 @@ def test_our_runtime_answers_and_is_timed_in_parts(tmp_path: Path, place: Path) 
         timers = runner.timers(FEEDS)
         assert runner.answers and set(timers) == {"end_to_end", "compute", "copy_in", "copy_out"}
         assert all(timer(number) > 0 for timer in timers.values() for number in range(3))
+        assert "without a CUDA graph" in runner.notes[0] and "host memory" in runner.notes[1]
     with OrtRuntime(source.onnx_for(2).SerializeToString(), threads=1) as reference:
         assert np.allclose(answer, reference.infer(FEEDS[0])["logits"], atol=1e-2)
+
+
+def test_answers_are_written_where_the_runtime_was_told_to_make_room(tmp_path: Path, free_batch: Path) -> None:
+    """Page-locked memory on a GPU: a benchmark's."""
+    made: list[Array] = []
+
+    def room(shape: tuple[int, ...], dtype: str) -> Array:
+        made.append(page_locked_room(shape, dtype))
+        return made[-1]
+
+    request = asked(tmp_path, free_batch)
+    with tensorrt_installed():
+        open_runner("tensorrt_fp16", open_source(request), request, 2)
+        with TrtRuntime(tmp_path / "pills_classifier_fp16_batch2.engine", room=room) as runtime:
+            answer = runtime.infer(FEEDS[0])["logits"]
+    assert answer is made[0] and answer.shape == (2, 12) and answer.dtype == np.float32
+    assert np.abs(answer).max() > 0
 
 
 def test_a_given_engine_runs_at_its_own_batch_and_precision(tmp_path: Path, free_batch: Path, place: Path) -> None:

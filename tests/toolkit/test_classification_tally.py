@@ -70,6 +70,7 @@ def test_models_that_agree_pass() -> None:
 def test_each_limit_is_judged_by_itself_and_holds_at_its_value() -> None:
     pairs = [(SURE, SURE)] * 3 + [(UNSURE, TURNED)]
     found = _tally(*pairs).figures()
+    assert found.mse_mean is not None and found.mse_p99 is not None
     exact = Limits(mse_mean=found.mse_mean, mse_p99=found.mse_p99, top1_mismatch_rate=0.25)
     assert all(gate.verdict == "passed" for gate in _tally(*pairs, limits=exact).gates())
     for name in ("mse_mean", "mse_p99", "top1_mismatch_rate"):
@@ -185,7 +186,16 @@ def test_swapped_classes_fail_sequentially_after_a_few_images() -> None:
 def test_a_mean_close_to_its_limit_stays_undecided_and_leans() -> None:
     some = [(SURE, (0.81, 0.095, 0.095)), (SURE, SURE)] * 20
     mean = _tally(*some).figures().mse_mean
+    assert mean is not None
     for limit, leans in ((mean * 1.05, "passed"), (mean * 0.95, "failed")):
         gate = _gate(_tally(*some, limits=Limits(mse_mean=limit)).sequential(24), "mse_mean")
         assert (gate.verdict, gate.leans) == ("undecided", leans)
         assert gate.low is not None and gate.high is not None and gate.low < mean < gate.high
+
+
+def test_of_answers_that_are_all_nan_there_is_no_mse() -> None:
+    tally = _tally(*[(SURE, BROKEN)] * 3)
+    found = tally.figures()
+    assert (found.mse_mean, found.mse_p99, found.mse_max) == (None, None, None)
+    assert _gate(tally.gates(), "mse_mean").verdict == "failed"
+    assert _gate(tally.sequential(24), "mse_mean").leans == "failed"

@@ -310,3 +310,40 @@ def test_the_jackknife_leaves_out_what_another_evaluation_would(scenes: CocoData
     assert found is not None and found.groups == 20
     errors = np.sqrt(19 * np.var(left, axis=0))
     assert [found.map50_error, found.map50_95_error] == pytest.approx(errors.tolist())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_classes_that_the_labels_lack_are_judged_without_them(lost: bool, tmp_path: Path) -> None:
+    both, first = _found(SQUARE, ELSEWHERE, classes=[0, 1]), _found(SQUARE)
+    coco = _labels(tmp_path, 2, 2)
+    tally = DetectionTally(NAMES, Limits(), S4_NMS, coco, 0.99, unlabelled=frozenset({1}))
+    for number in (1, 2):
+        candidate = first if lost else both
+        tally.add(f"{number}.png", Path(f"{number}.png"), number, both, candidate, both, candidate)
+    gate = _gate(tally.gates(), "detection_mismatch_rate")
+    assert (gate.measured, gate.verdict) == ((pytest.approx(1 / 3), "failed") if lost else (0.0, "passed"))
+    assert _verdicts(tally.gates())["map_0_5"] == "passed"  # of the one class that has labels
+    assert _gate(tally.sequential(24), "detection_mismatch_rate").measured == gate.measured
+
+
+def test_annotation_ids_are_of_no_account(tmp_path: Path) -> None:
+    coco = _labels(tmp_path, 4, 4)
+    content = json.loads(coco.annotations.read_text())
+    for ids in ([0, 1, 2, 3], [1, 1, 1, 1], [None] * 4, ["a"] * 4):
+        for annotation, given in zip(content["annotations"], ids, strict=True):
+            annotation["id"] = given
+        coco.annotations.write_text(json.dumps(content))
+        figures = _tally(*[(_found(SQUARE), _found(SQUARE))] * 4, coco=coco).figures()
+        assert figures.map50_reference == pytest.approx(1.0), ids
+
+
+def test_ids_as_text_and_annotations_without_id_area_or_crowd_are_read(tmp_path: Path) -> None:
+    coco = _labels(tmp_path, 2, 2)
+    content = json.loads(coco.annotations.read_text())
+    content["annotations"] = [
+        {"image_id": str(one["image_id"]), "category_id": "5", "bbox": one["bbox"]} for one in content["annotations"]
+    ]
+    for one in (*content["images"], *content["categories"]):
+        one["id"] = str(one["id"])
+    coco.annotations.write_text(json.dumps(content))
+    assert _tally(*[(_found(SQUARE), _found(SQUARE))] * 2, coco=coco).figures().map50_reference == pytest.approx(1.0)

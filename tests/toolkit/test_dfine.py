@@ -251,6 +251,7 @@ def test_the_file_reads_its_images_and_answers_as_the_checkpoint(proven: ExportR
     np.testing.assert_array_equal(first.boxes_xyxy, second.boxes_xyxy)
 
 
+@pytest.mark.slow
 def test_a_benchmarks_ways_answer_alike(dfine: Path, tmp_path: Path) -> None:
     request = BenchmarkRequest(dfine, tmp_path, num_queries=20, threads=1)
     source = open_source(request)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import onnxslim
 import pytest
 import torch
 from onnx import TensorProto
+from torch import nn
 from ultralytics import YOLO
 
 from app.toolkit import errors
@@ -98,6 +100,36 @@ def test_every_task_exports_and_proves_itself(name: str, make_model: MakeModel, 
     result = export_and_prove(make_model(name), tmp_path / f"{name}.onnx", input_size=(128, 160), images=ONE_IMAGE)
     assert result.parity["passed"]
     assert len(result.outputs) == (2 if name.endswith("seg") else 1)
+
+
+@pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolov10n"])
+def test_an_end_to_end_head_is_proven_with_its_classes(name: str, make_model: MakeModel, tmp_path: Path) -> None:
+    path = end_to_end(make_model(name), tmp_path / f"{name}.pt")
+    cv2.imwrite(str(tmp_path / "noise.png"), np.random.default_rng(1).integers(0, 255, (320, 320, 3), dtype=np.uint8))
+    images = [tmp_path / "noise.png"]
+    result = export_and_prove(path, tmp_path / "a.onnx", input_size=(320, 320), images=images, threads=1)
+    assert result.outputs[0].shape[1:2] == (300,)
+    measured = result.parity["inputs"][-1]["parts"]
+    assert measured["classes_paired"]["max_abs"] == 0 and measured["classes"]["reference_max_abs"] > 10
+
+
+def end_to_end(source: Path, target: Path) -> Path:
+    """The untrained network with its one-to-one head, its norms fitted to noise, so that it lets an image through."""
+    content = torch.load(source, weights_only=False)
+    network = content["model"].float().eval()
+    head = network.model[-1]
+    head.end2end = True
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+        norm.train().reset_running_stats()
+    with torch.no_grad():
+        network(torch.rand(4, 3, 320, 320, generator=torch.Generator().manual_seed(0)))
+        for level in head.one2one_cv3:
+            level[-1].weight.mul_(0.3)
+            level[-1].bias.fill_(-5)
+    torch.save({**content, "model": network.half().eval()}, target)
+    return target
 
 
 def test_yolo_itself_runs_the_file_from_its_metadata(exported: ExportResult, pills: Path) -> None:

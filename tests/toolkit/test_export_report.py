@@ -169,14 +169,15 @@ def test_the_report_of_a_classifier_that_is_not_the_same(
 def check_detectors_report(found: Compared, *, git_sha: str, failed: bool) -> None:
     checkpoint = torch.load(found.source, weights_only=False)["model"]
     classes_of = classes_by_image(found.data.parent / "instances.json")
-    have = len(set().union(*classes_of.values()))
+    shown = set().union(*classes_of.values())
+    have, lacking = len(shown), [name for index, name in checkpoint.names.items() if index not in shown]
     check_stratified(found.images, classes_of)
     deltas = map_deltas(found, checkpoint.float().eval())
     reason = found.report["compare"].pop("failure_reason")
     expected = {
         "backbone": Path(checkpoint.yaml["yaml_file"]).stem.replace("yolo", "YOLO"),
         "num_classes": checkpoint.nc,
-        **of_files(found, checkpoint, git_sha),
+        **of_files(found, checkpoint, git_sha, DETECTOR_SIZE),
         "postprocess": {
             "nms": {"conf_threshold": 0.4, "iou_threshold": 0.6, "max_detections": 50, "class_agnostic": False},
             "applied_in": "python_common",
@@ -196,7 +197,8 @@ def check_detectors_report(found: Compared, *, git_sha: str, failed: bool) -> No
             "top1_mismatch_count": None,
             "failed": failed,
             "deltas": {name: pytest.approx(delta, abs=1e-5) for name, delta in deltas.items()},
-            "notes": f"min_classes 20 capped at {have}: the data has {have} classes",
+            "notes": f"no box of {len(lacking)} of the model's {checkpoint.nc} classes is labelled, so no mAP tells of "
+            f"them: {', '.join(lacking)}; min_classes 20 capped at {have}: the data has {have} classes",
         },
     }
     assert found.report == expected
@@ -217,7 +219,7 @@ def check_classifiers_report(found: Compared, *, git_sha: str, failed: bool) -> 
     expected = {
         "backbone": checkpoint["backbone"],
         "num_classes": checkpoint["num_classes"],
-        **of_files(found, network, git_sha),
+        **of_files(found, network, git_sha, CLASSIFIER_SIZE),
         "postprocess": {
             "nms": {"conf_threshold": None, "iou_threshold": None, "max_detections": None, "class_agnostic": None},
             "applied_in": None,
@@ -245,7 +247,7 @@ def check_classifiers_report(found: Compared, *, git_sha: str, failed: bool) -> 
     check_reason(reason, {"mse_mean": float(np.mean(mses))}, limit=1e-5, failed=failed)
 
 
-def of_files(found: Compared, network: nn.Module, git_sha: str) -> dict[str, Any]:
+def of_files(found: Compared, network: nn.Module, git_sha: str, size: tuple[int, int]) -> dict[str, Any]:
     """The keys that both tasks fill from the two files."""
     model = onnx.load(found.candidate)
     axes = [axis.dim_param or axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
@@ -256,7 +258,7 @@ def of_files(found: Compared, network: nn.Module, git_sha: str) -> dict[str, Any
         "onnx_path": str(found.candidate.resolve()),
         "exported_at_utc": f"{date[:4]}-{date[4:6]}-{date[6:]}T{time[:2]}:{time[2:4]}:{time[4:]}Z",
         "git_sha": git_sha,
-        "input_shape": axes,
+        "input_shape": [1, 3, *size],
         "opset": opset,
         "dynamic_axes": "batch" in axes,
         "params_million": pytest.approx(sum(one.numel() for one in network.parameters()) / 1e6),

@@ -69,7 +69,7 @@ def test_one_channel_is_luma_and_many_channels_repeat_the_colours() -> None:
 
 
 def test_a_folder_is_listed_in_any_case_and_depth_sorted(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "deep/c.Bmp", "d.jpeg", "notes.txt", "e.gif"):
+    for name in ("b.JPG", "a.png", "deep/c.Bmp", "d.jpeg", "notes.txt", "e.gif", "__MACOSX/._a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()

@@ -1,4 +1,4 @@
-"""The timer, with a clock and a call of our own."""
+"""The timer, with a clock and samples of our own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.toolkit.latency import LatencyReport, LatencySettings, measure_latency, median_interval, sample_latency
+from app.toolkit.latency import LatencyReport, LatencySettings, latency_of, median_interval, sample_latency
 
 
 class _Clock:
@@ -18,14 +18,14 @@ class _Clock:
     def __init__(self, durations_ms: Iterator[float]) -> None:
         self.now_ns = 0
         self.durations_ms = durations_ms
-        self.inputs: list[int] = []
 
-    def call(self, argument: int) -> None:
-        self.inputs.append(argument)
-        self.now_ns += int(next(self.durations_ms) * 1e6)
+    def call(self, _number: int) -> float:
+        took_ms = next(self.durations_ms)
+        self.now_ns += int(took_ms * 1e6)
+        return took_ms
 
     def run(self, settings: LatencySettings | None = None) -> LatencyReport:
-        return measure_latency(self.call, [0, 1, 2], settings=settings, clock_ns=lambda: self.now_ns)
+        return sample_latency(self.call, settings=settings, clock_ns=lambda: self.now_ns)
 
 
 def test_steady_calls_are_stable_after_three_windows() -> None:
@@ -115,18 +115,19 @@ def test_percentiles_are_over_the_agreeing_windows() -> None:
     assert report.p90_ms < report.p95_ms < report.p99_ms == 11.0
 
 
-def test_inputs_rotate() -> None:
-    clock = _Clock(itertools.repeat(1.0))
-    clock.run()
-    assert clock.inputs[:6] == [0, 1, 2, 0, 1, 2]
+def test_windows_that_were_taken_elsewhere_are_judged_alike() -> None:
+    settings = LatencySettings()
+    here = _Clock(itertools.chain(itertools.repeat(50.0, 25), itertools.repeat(2.0))).run()
+    assert latency_of(here.windows_ms, settings) == here
+    assert not latency_of(here.windows_ms[:-1], settings).stable
+    assert not latency_of(here.windows_ms[-2:], settings).stable
 
 
-def test_the_default_clock_measures_real_time() -> None:
-    settings = LatencySettings(window_calls=5, max_windows=5, tolerance_pct=50)
-    report = measure_latency(lambda _: time.sleep(0.002), [None], settings=settings)
-    assert 2.0 <= report.p50_ms < 20.0
+def test_the_default_clock_ends_it_in_real_time() -> None:
+    def sleep_ms(_number: int) -> float:
+        time.sleep(0.01)
+        return 10.0
 
-
-def test_no_input_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least one input"):
-        measure_latency(print, [])
+    report = sample_latency(sleep_ms, settings=LatencySettings(max_seconds=0.1))
+    assert not report.stable
+    assert 1 <= sum(map(len, report.windows_ms)) <= 10

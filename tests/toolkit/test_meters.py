@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +18,15 @@ from app.toolkit.benchmark.meters import (
     Noise,
     NoiseMeter,
     noise_between,
+    other_processes,
 )
 from app.toolkit.benchmark.processor import CpuTimes, cpu_times
+from tests.toolkit.powercap import package
+from tests.toolkit.strangers import strangers
 
 SPIN = "import time\nuntil = time.process_time() + {seconds}\nwhile time.process_time() < until: pass\n"
-FOR_LONG = "import time; until = time.monotonic() + 30\nwhile time.monotonic() < until: pass"
 LOAD = (0.0, 0.0)
 CALM_GPU = GpuNoise((40, 41), (1980, 1980), (), 0.0, 30.0, 0, 0)
-
-
-@contextmanager
-def _strangers(count: int) -> Iterator[None]:
-    """Busy processes that are no descendants of ours: the shell that started them has ended."""
-    script = f"'{sys.executable}' -c '{FOR_LONG}' >/dev/null 2>&1 & echo $!;" * count
-    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True)
-    pids = [int(pid) for pid in done.stdout.split()]
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
 
 
 def _times(**changes: float) -> CpuTimes:
@@ -54,7 +39,7 @@ def _noise(**after: float) -> Noise:
 
 
 def test_busy_strangers_are_noticed() -> None:
-    with _strangers(2), NoiseMeter() as meter:
+    with strangers(2), NoiseMeter() as meter:
         time.sleep(1)
     assert meter.noise.is_noisy
     assert meter.noise.others_pct is not None and meter.noise.others_pct > 50
@@ -110,6 +95,16 @@ def test_what_the_counters_step_alone_may_make_is_no_noise() -> None:
     assert not noise.is_noisy
 
 
+def test_a_watch_is_long_enough_once_the_counters_step_is_half_the_limit() -> None:
+    with NoiseMeter() as meter:
+        at_once = meter.is_long_enough
+        while not meter.is_long_enough:
+            time.sleep(0.01)
+    limit = min(5.0, 50 / meter.noise.cores)
+    assert not at_once
+    assert meter.noise.error_pct <= limit / 2
+
+
 def test_what_the_hypervisor_took_is_the_others() -> None:
     noise = _noise(own_s=10, idle_s=8, steal_s=2)
     assert (noise.others_pct, noise.steal_pct) == (10, 10)
@@ -149,6 +144,23 @@ def test_a_shared_or_hot_gpu_is_noticed(gpu: GpuNoise, reasons: tuple[str, ...])
     assert noise_between(_times(), _times(at_s=10), LOAD, gpu).reasons == reasons
 
 
+@pytest.mark.parametrize(
+    ("running", "used_pct", "seen"),
+    [
+        ({1}, {1: 90}, (0, 0)),
+        ({1, 7}, {1: 60, 7: 30, 8: 10}, (1, 30)),
+        (set(), {2: 90}, (0, 0)),  # a child of ours that has ended
+        ({1}, None, (0, None)),
+        ({7}, {7: 90}, (None, None)),  # ids of another namespace
+        (None, {1: 90}, (None, None)),
+    ],
+)
+def test_others_on_the_gpu_are_those_that_we_did_not_start(
+    running: set[int] | None, used_pct: dict[int, int] | None, seen: tuple[int | None, int | None]
+) -> None:
+    assert other_processes({1, 2}, running, used_pct) == seen
+
+
 def test_quotas_come_from_the_control_groups(tmp_path: Path) -> None:
     group = tmp_path / "sys/fs/cgroup/pod"
     group.mkdir(parents=True)
@@ -175,6 +187,16 @@ def test_memory_taken_before_is_not_counted() -> None:
     assert meter.memory.host_peak_mib is not None and meter.memory.host_peak_mib < 10
 
 
+def test_what_is_held_in_a_pause_is_not_counted_and_what_is_taken_before_and_after_is() -> None:
+    for before_mib, after_mib in ((50, 10), (10, 50)):
+        with MemoryMeter() as meter:
+            np.ones(before_mib << 17)
+            with meter.paused():
+                np.ones(150 << 17)
+            np.ones(after_mib << 17)
+        assert meter.memory.host_peak_mib == pytest.approx(50, abs=5)
+
+
 def test_nothing_is_told_of_a_block_that_raised() -> None:
     memory = MemoryMeter()
     with pytest.raises(MemoryError), memory:
@@ -194,12 +216,17 @@ def test_what_was_freed_before_is_counted_again_when_it_is_taken_again() -> None
 
 
 def test_energy_is_the_packages_also_where_their_counter_starts_anew(tmp_path: Path) -> None:
-    packages = [_package(tmp_path, "intel-rapl:0", 5_000_000), _package(tmp_path, "intel-rapl:1", 9_998_000)]
-    _package(tmp_path, "intel-rapl:0:0", 1)
+    counters = (
+        ("intel-rapl:0", 5_000_000, "package-0"),
+        ("intel-rapl:1", 9_998_000, "package-1"),
+        ("intel-rapl:0:0", 1_000_000, "core"),
+        ("intel-rapl:2", 1_000_000, "psys"),  # the platform, which has the packages in it
+    )
+    folders = [package(tmp_path, *counter) for counter in counters]
     with EnergyMeter(root=tmp_path) as meter:
         time.sleep(1)
-        (packages[0] / "energy_uj").write_text("7000000\n")
-        (packages[1] / "energy_uj").write_text("499000\n")
+        for folder, energy_uj in zip(folders, (7_000_000, 499_000, 3_000_000, 5_000_000), strict=True):
+            (folder / "energy_uj").write_text(f"{energy_uj}\n")
     assert meter.has_counter and meter.energy.source == "RAPL"
     assert meter.energy.millijoules == 2_000 + 500
 
@@ -207,7 +234,7 @@ def test_energy_is_the_packages_also_where_their_counter_starts_anew(tmp_path: P
 def test_energy_is_unknown_without_a_counter_and_for_a_short_measurement(tmp_path: Path) -> None:
     with EnergyMeter(root=tmp_path) as without:
         time.sleep(1)
-    _package(tmp_path, "intel-rapl:0", 5)
+    package(tmp_path, "intel-rapl:0", 5)
     with EnergyMeter(root=tmp_path) as short:
         pass
     assert without.energy.millijoules is None and without.energy.source is None
@@ -223,14 +250,6 @@ def test_the_gpus_memory_and_energy_are_counted() -> None:
     assert memory.memory.device_peak_mib == pytest.approx(64, abs=4)
     assert energy.energy.source == "NVML" and (energy.energy.millijoules or 0) > 0
     assert noise.noise.gpu is not None and noise.noise.gpu.temperature_c[0] is not None
-
-
-def _package(root: Path, name: str, energy_uj: int) -> Path:
-    folder = root / "sys/class/powercap" / name
-    folder.mkdir(parents=True)
-    (folder / "energy_uj").write_text(f"{energy_uj}\n")
-    (folder / "max_energy_range_uj").write_text("9999000\n")
-    return folder
 
 
 def _wait_until_asleep(pid: int) -> None:

@@ -206,6 +206,16 @@ def test_a_box_outside_of_its_image(detectors: VerifyRequest) -> None:
     )
 
 
+def test_annotations_on_which_the_reference_finds_nothing_are_doubted(detectors: VerifyRequest) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        for one in content["annotations"]:
+            one["bbox"] = [0, 0, 20, 20]
+
+    assert not any("mAP" in note for note in verify(detectors).notes if "labelled" not in note)
+    notes = verify(edited(detectors, edit)).notes
+    assert any(note.startswith("the reference's mAP at IoU 0.5 is only 0") for note in notes)
+
+
 # -- models -------------------------------------------------------------------------------------------------------
 def test_models_of_different_class_counts(detectors: VerifyRequest, make_model: MakeModel) -> None:
     refused(

@@ -19,6 +19,10 @@ from tests.toolkit.scenes import make_scenes
 Edit = Callable[[dict[str, Any]], object]
 Write = Callable[[Edit], Path]
 
+UNLABELLED = (
+    "no box of 3 of the model's 12 classes is labelled, so no mAP tells of them: 641100060, 641100080, 641100090"
+)
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -81,7 +85,8 @@ def test_a_detectors_images_show_the_classes_of_their_boxes(drawn: Path, names: 
         shown = {one["category_id"] for one in content["annotations"] if one["image_id"] == sample.image_id}
         assert sample.classes == shown and sample.label is None and sample.size_px == (640, 640)
         check_size(sample, read_image(sample.path))
-    assert data.labels == "coco" and data.warnings == ()
+    assert data.labels == "coco" and data.warnings == (UNLABELLED,)
+    assert sorted(data.unlabelled) == [5, 7, 8]
     assert data.coco is not None and data.coco.category_ids == tuple(range(12))
 
 
@@ -153,7 +158,7 @@ def test_images_without_annotations_are_left_out_and_counted(drawn: Path, names:
 
     data = read_data(drawn / "images", write(edit), names, task="boxes")
     assert len(data.samples) == 4
-    assert data.warnings == ("2 images of the folder are not in edited.json and were left out",)
+    assert data.warnings == (UNLABELLED, "2 images of the folder are not in edited.json and were left out")
 
 
 def test_a_classifier_is_labelled_by_annotations_of_one_category_on_each_image(
@@ -187,6 +192,7 @@ BAD_ANNOTATIONS: dict[str, Edit] = {
     "has no box": lambda content: first_box(content, bbox=[10, 10, float("nan"), 5]),
     "an annotation in edited.json has no box": lambda content: first_box(content, bbox=[10, 10, 20]),
     "has no image_id": lambda content: content["annotations"][0].pop("image_id"),
+    "has no category_id": lambda content: content["annotations"][0].pop("category_id"),
     "has no width": lambda content: content["images"][0].update(width="wide"),
     "holds no box": lambda content: content.update(annotations=[]),
     "a list of objects": lambda content: content.update(annotations=[1]),
@@ -210,7 +216,7 @@ def test_a_box_outside_is_named_with_its_image_and_the_size(drawn: Path, names: 
 
 def test_a_box_may_reach_a_pixel_over_the_edge(drawn: Path, names: dict[int, str], write: Write) -> None:
     path = write(lambda content: first_box(content, bbox=[-1, 10, 642, 20]))
-    assert read_data(drawn / "images", path, names, task="boxes").warnings == ()
+    assert read_data(drawn / "images", path, names, task="boxes").warnings == (UNLABELLED,)
 
 
 def test_sizes_that_are_not_given_cannot_be_checked_and_that_is_said(
@@ -310,12 +316,14 @@ def test_a_flat_folder_has_no_labels(drawn: Path, names: dict[int, str]) -> None
 
 def test_a_few_unreadable_images_are_named_and_many_are_an_error() -> None:
     unreadable = Unreadable()
-    unreadable.check(0)
+    unreadable.check_any(0)
+    unreadable.check_share(0)
     unreadable.note("a.png", "cut short")
-    unreadable.check(20)
+    unreadable.check_any(2)
+    unreadable.check_share(20)
     assert unreadable.as_dict() == {"count": 1, "files": [{"name": "a.png", "reason": "cut short"}]}
     with pytest.raises(UnreadableImage, match="1 of 19 images") as raised:
-        unreadable.check(19)
+        unreadable.check_share(19)
     assert raised.value.received == "a.png: cut short"
     with pytest.raises(NoImages, match="none of the 1 images"):
-        unreadable.check(1)
+        unreadable.check_any(1)

@@ -95,7 +95,8 @@ def test_a_detectors_values_are_the_facts() -> None:
     assert report["ckpt_path"] == "checkpoints/detection_best.pt"
     assert report["onnx_path"] == "export/detection-20261121-120000-ab12cd3.onnx"
     assert report["exported_at_utc"] == "2026-11-21T12:00:05Z"
-    assert report["input_shape"] == ["batch", 3, "height", "width"]
+    assert report["input_shape"] == [1, 3, 640, 640]
+    assert report["extra"]["candidate"]["input_axes"] == ["batch", 3, "height", "width"]
     assert report["params_million"] == 3.013188
     assert report["providers"] == ["CPUExecutionProvider"]
     assert report["postprocess"]["nms"] == {
@@ -165,7 +166,8 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 
 def test_thousands_of_images_do_not_swell_it() -> None:
-    parity = {"passed": False, "inputs": [{}] * 5000, "failures": [f"image {index}" for index in range(5000)]}
+    failures = [f"image {index}" for index in range(5000)]
+    parity = {"passed": False, "inputs": [{"name": "a.jpg"}] * 5000, "failures": failures}
     found = report_of(facts_of_detector(kernel_parity=parity))["extra"]["kernel_parity"]
     assert "inputs" not in found
     assert (found["failure_count"], len(found["failures"])) == (5000, MAX_LISTED)

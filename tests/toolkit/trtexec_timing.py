@@ -15,10 +15,12 @@ from tests.toolkit.trt import ROOT
 
 RUNS = 12
 """Timed runs of one start; the n-th, counted from 0, computes for (n + 1) ms between copies of 0.25 and 0.5 ms."""
+WARM_UP_RUNS = 3
+"""Before those, of 100 ms each: old releases export them too."""
 
 
 class TimingRun(Run):
-    """`timed.txt` beside the executable gets a line with the arguments of each timed start."""
+    """`timed.txt` beside the executable gets a line with the arguments of each timed start, `pids.txt` with its id."""
 
     def build(self, arguments: list[str]) -> None:
         options = parse(arguments, self.release, 0, lambda text: self.say("W", text))
@@ -33,13 +35,19 @@ class TimingRun(Run):
             raise Failed("Error occurred during inference")
         with Path(self.argv[0]).with_name("timed.txt").open("a") as told:
             told.write(" ".join(arguments) + "\n")
-        Path(options.get("exportTimes")).write_text(json.dumps([_run(number) for number in range(RUNS)]))
+        with Path(self.argv[0]).with_name("pids.txt").open("a") as pids:
+            pids.write(f"{os.getpid()}\n")
+        warm_up_ms = float(options.get("warmUp"))
+        runs = [_run(99, 100.0 * number) for number in range(WARM_UP_RUNS)]
+        runs += [_run(number, warm_up_ms + 100 * number) for number in range(RUNS)]
+        Path(options.get("exportTimes")).write_text(json.dumps(runs))
         self.summary()
 
 
-def _run(number: int) -> dict[str, float]:
+def _run(number: int, at_ms: float) -> dict[str, float]:
     compute = number + 1.0
-    return {"startEnqMs": 2.0, "h2dMs": 0.25, "computeMs": compute, "d2hMs": 0.5, "latencyMs": compute + 0.75}
+    starts = {"startEnqMs": at_ms, "startComputeMs": at_ms + 0.25}
+    return {**starts, "h2dMs": 0.25, "computeMs": compute, "d2hMs": 0.5, "latencyMs": compute + 0.75}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from app.jobs.context import JobContext, JobFailed
@@ -13,7 +12,6 @@ from app.toolkit.detections import NmsSettings
 from app.toolkit.verification.pipeline import refuse_failed, verify
 from app.toolkit.verification.report import export_report, write_reports
 from app.toolkit.verification.request import Device, Sampling, VerifyRequest
-from app.version_tag import git_sha
 
 BEGINS = {"load": 0.0, "data": 0.05, "hardness": 0.1, "compare": 0.2}
 END = 0.95
@@ -76,7 +74,6 @@ def _request(parameters: Verify, context: JobContext) -> VerifyRequest:
         strict=parameters.strict,
         threads=context.threads,
         trusted=context.options["trust_checkpoints"],
-        git_sha=git_sha(Path(__file__).parent),
     )
 
 

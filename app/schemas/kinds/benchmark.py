@@ -41,12 +41,13 @@ class Benchmark(Parameters):
         ),
     ]
     ways: Annotated[tuple[Way, ...], Field(min_length=1), AfterValidator(_distinct)] | Literal["all"] = Field(
-        "all", description="The first that runs is what speed-ups and answers are measured by."
+        "all",
+        description="Speed-ups are over the first that is timed; answers are judged by the first's that gives any.",
     )
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], AfterValidator(_distinct)] = Field(
         (1, 2, 4, 8, 16), min_length=1, max_length=16
     )
-    device: Literal["cpu", "gpu"] = "cpu"
+    device: Literal["cpu", "gpu"] = Field("cpu", description="Where every way runs; an engine needs the GPU.")
     input_size: ImageSize | None = Field(None, description="[H, W] where the model leaves it free.")
     data: DataSource | None = Field(
         None, description="Images to time and measure accuracy on: COCO annotations give mAP, class folders top-1."
@@ -65,6 +66,12 @@ class Benchmark(Parameters):
             raise ValueError("batch_sizes: expected ascending sizes, as memory ends a way's row at the first too large")
         return self
 
+    @model_validator(mode="after")
+    def _engine_on_gpu(self) -> Benchmark:
+        if self.device == "cpu" and self.input_path.lower().endswith((".engine", ".plan")):
+            raise ValueError("device: an engine runs on the GPU alone; set device to gpu")
+        return self
+
 
 class BenchmarkMetrics(Metrics):
     """The tables, and what lies beside them as `benchmark.json`, `.md`, `.html` and pictures."""
@@ -81,8 +88,7 @@ class BenchmarkMetrics(Metrics):
 
 def _slot(parameters: Any) -> Slot:
     """The device alone: a benchmark beside other work measures the other work."""
-    engine = parameters.input_path.lower().endswith((".engine", ".plan"))
-    return Slot("gpu" if engine or parameters.device == "gpu" else "cpu", exclusive=True)
+    return Slot(parameters.device, exclusive=True)
 
 
 KIND = Kind(

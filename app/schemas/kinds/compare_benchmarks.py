@@ -29,7 +29,7 @@ class ComparisonMetrics(Metrics):
     """The answer, which lies beside it as `comparison.json` and `comparison.md`."""
 
     verdict: str
-    regression: bool | None = Field(description="None where nothing could be judged.")
+    regression: bool | None = Field(description="None where no row is slower, and some may be or none could be judged.")
     comparison: dict[str, Any] = Field(description="Each row with the time's ratio and its interval; warnings.")
     table: str = Field(description="The tables in Markdown.")
 

@@ -35,7 +35,9 @@ class Limits(StrictModel):
     top1_mismatch_rate: Share | None = Field(None, description="0.01, FP16 0.02.")
     map_delta: Share | None = Field(None, description="At IoU 0.5 and at 0.5:0.95, with labels: 0.01.")
     iou_delta_p95: Share | None = Field(None, description="1 - IoU of matched boxes, 95th percentile: 0.01, FP16 0.02.")
-    detection_mismatch_rate: Share | None = Field(None, description="Detections without a partner, no labels: 0.02.")
+    detection_mismatch_rate: Share | None = Field(
+        None, description="Detections without a partner, of classes without labels: 0.02."
+    )
 
 
 class KernelLimits(StrictModel):

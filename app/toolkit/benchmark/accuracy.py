@@ -38,6 +38,19 @@ def labelled_images(request: BenchmarkRequest, model: ImageModel) -> Verificatio
     return data
 
 
+def why_no_accuracy(model: ImageModel, data: VerificationData | None) -> str:
+    """For the notes, where images were given and no accuracy came of them; `data` is what `labelled_images` found."""
+    if model.head == "raw":
+        why = "what the model's answers mean is not known"
+    elif data is not None:
+        why = "no way that ran gives its answers"
+    elif TASKS[model.head] == "boxes":
+        why = "its images have no labels for a detector, which takes COCO annotations"
+    else:
+        why = "its images have no labels for a classifier, which takes folders of its classes' names"
+    return f"`data` gave no accuracy: {why}"
+
+
 def accuracy_of(model: ImageModel, runner: Runner, data: VerificationData, input_size: tuple[int, int]) -> Accuracy:
     """mAP on COCO's labels at COCO's settings, else the share of images whose best class is their label, 0..1."""
     seen = _answers(model, runner, data.samples, input_size)

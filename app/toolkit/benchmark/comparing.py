@@ -64,8 +64,8 @@ class RowComparison:
 
     @property
     def regression(self) -> bool | None:
-        """Whether it is slower beyond doubt and tolerance; None where it was not judged."""
-        return None if self.change is None else self.change == "slower"
+        """Whether it is slower beyond doubt and tolerance; None where it is undecided or was not judged."""
+        return None if self.change in {None, "undecided"} else self.change == "slower"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's shape."""
@@ -99,9 +99,18 @@ class Comparison:
 
     @property
     def regression(self) -> bool | None:
-        """Whether any row is one; None where no row was judged."""
+        """Whether any row is one; None where none is and some may be, or no row was judged."""
         judged = [row.regression for row in self.rows if row.regression is not None]
-        return any(judged) if judged else None
+        if any(judged):
+            return True
+        return False if judged and not self.open_rows else None
+
+    @property
+    def open_rows(self) -> tuple[RowComparison, ...]:
+        """Rows of both benchmarks that may be slower: undecided, or timed before and not to be compared now."""
+        both = self.before.rows.keys() & self.after.rows.keys()
+        open_places = {place for place in both if self.before.rows[place].was_timed}
+        return tuple(row for row in self.rows if row.regression is None and (row.way, row.batch_size) in open_places)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's shape."""

@@ -38,6 +38,8 @@ def verdict(found: Comparison) -> str:
     counts = Counter(row.change for row in judged)
     told = ", ".join(f"{counts[name]} {name}" for name in get_args(Change) if counts[name])
     rows = f"rows judged {len(judged)}, {told}"
+    if found.regression is None:
+        return f"Undecided: no row is slower beyond {_percent(found)}, but {len(found.open_rows)} may be: {rows}."
     if not found.regression:
         return f"No regression beyond {_percent(found)}: {rows}."
     worst = max((row for row in judged if row.regression), key=lambda row: row.ratio or 0.0)

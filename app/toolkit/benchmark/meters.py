@@ -6,11 +6,14 @@ anything meanwhile, so none disturbs what it watches. What cannot be read is Non
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import re
 import time
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +36,6 @@ LEAST_ENERGY_SECONDS = 1.0
 """A GPU's counter moves in steps of up to 0.1 s; of a shorter measurement it would tell little else."""
 
 RESET_PEAK = "5"  # what /proc/self/clear_refs takes for it (proc_pid_clear_refs(5))
-RAPL_PACKAGE = re.compile(r"intel-rapl:\d+")  # AMD's too; `intel-rapl:0:0` is a part of `intel-rapl:0`
 
 Device = Literal["cpu", "cuda"]
 
@@ -95,7 +97,7 @@ class Noise:
     def reasons(self) -> tuple[str, ...]:
         """A sentence for each limit that was passed."""
         found = []
-        limit = min(OTHERS_LIMIT_PCT, 100 * OTHERS_LIMIT_CORES / self.cores)
+        limit = _others_limit_pct(self.cores)
         if self.others_pct is not None and self.others_pct - self.error_pct > limit:
             cores = "the one core's" if self.cores == 1 else f"the {self.cores} cores'"
             found.append(f"others used {self.others_pct:.0f} % of {cores} time (limit {limit:.2g} %)")
@@ -113,12 +115,16 @@ class Noise:
 
 
 class NoiseMeter:
-    """Who else used the cores that this process may use and, for "cuda", the GPU. `noise` is there after the block."""
+    """Who else used the cores that this process may use and, for "cuda", the GPU. `noise` is there after the block.
+
+    `started_pids` are processes of ours that may have ended before the block does: NVML still tells what they used.
+    """
 
     noise: Noise
 
-    def __init__(self, device: Device = "cpu") -> None:
+    def __init__(self, device: Device = "cpu", started_pids: AbstractSet[int] = frozenset()) -> None:
         self._gpu = find_gpu() if device == "cuda" else None
+        self._started_pids = started_pids
 
     def __enter__(self) -> NoiseMeter:
         self._load = os.getloadavg()[0]
@@ -126,11 +132,18 @@ class NoiseMeter:
         self._before = cpu_times()
         return self
 
+    @property
+    def is_long_enough(self) -> bool:
+        """Whether the counters' step is at most half of what others may use: more could hide others' work."""
+        error_pct = _error_pct(time.monotonic() - self._before.at_s)
+        return error_pct <= _others_limit_pct(self._before.cores) / 2
+
     def __exit__(self, *_: object) -> None:
         after = cpu_times()
         gpu = None
         if self._gpu is not None and self._gpu_before is not None:
-            gpu = _gpu_noise(self._gpu, self._gpu_before, after.at_s - self._before.at_s)
+            ours = {os.getpid(), *descendants(os.getpid()), *self._started_pids}
+            gpu = _gpu_noise(self._gpu, self._gpu_before, after.at_s - self._before.at_s, ours)
         self.noise = noise_between(self._before, after, (self._load, os.getloadavg()[0]), gpu)
 
 
@@ -150,7 +163,7 @@ def noise_between(before: CpuTimes, after: CpuTimes, load: tuple[float, float], 
         cores=after.cores,
         own_pct=_pct(own_s, total_s) or 0.0,
         others_pct=_pct(others_s, total_s),
-        error_pct=round(100 / TICKS_PER_SECOND / seconds, 2),
+        error_pct=round(_error_pct(seconds), 2),
         steal_pct=_pct(_more(before.steal_s, after.steal_s), total_s),
         held_back_pct=_pct(_more(before.held_back_s, after.held_back_s), total_s),
         overheated=None if overheated is None else int(overheated),
@@ -173,9 +186,9 @@ class _GpuReading:
         return cls(time.time_ns() // 1000, gpu.temperature_c, gpu.clock_mhz, *held_down_ns)
 
 
-def _gpu_noise(gpu: Gpu, before: _GpuReading, seconds: float) -> GpuNoise:
+def _gpu_noise(gpu: Gpu, before: _GpuReading, seconds: float, ours: AbstractSet[int]) -> GpuNoise:
     after = _GpuReading.of(gpu)
-    others, others_pct = _other_processes(gpu, before.at_us)
+    others, others_pct = other_processes(ours, gpu.running_pids(), gpu.used_pct_by_pid(before.at_us))
     return GpuNoise(
         temperature_c=(before.temperature_c, after.temperature_c),
         clock_mhz=(before.clock_mhz, after.clock_mhz),
@@ -187,14 +200,17 @@ def _gpu_noise(gpu: Gpu, before: _GpuReading, seconds: float) -> GpuNoise:
     )
 
 
-def _other_processes(gpu: Gpu, since_us: int) -> tuple[int | None, int | None]:
-    """How many, and what the busiest used; nothing where NVML's process ids are not those of this namespace."""
-    ours = {os.getpid(), *descendants(os.getpid())}
-    running = gpu.running_pids()
-    if running is None or not running & ours:
+def other_processes(
+    ours: AbstractSet[int], running: AbstractSet[int] | None, used_pct: Mapping[int, int] | None
+) -> tuple[int | None, int | None]:
+    """How many are there, and what the busiest used, of process ids as NVML tells them.
+
+    None where those are not of this namespace: none of ours is among them.
+    """
+    seen = {*(running or ()), *(used_pct or ())}
+    if running is None or not seen & ours:
         return None, None
-    used = gpu.used_pct_by_pid(since_us)
-    others_pct = None if used is None else max((pct for pid, pct in used.items() if pid not in ours), default=0)
+    others_pct = None if used_pct is None else max((pct for pid, pct in used_pct.items() if pid not in ours), default=0)
     return len(running - ours), others_pct
 
 
@@ -217,6 +233,7 @@ class MemoryMeter:
 
     def __init__(self, device: Device = "cpu") -> None:
         self._on_gpu = device == "cuda" and torch.cuda.is_available()
+        self._peak_mib = 0.0
         self.memory = Memory()
 
     def __enter__(self) -> MemoryMeter:
@@ -225,14 +242,24 @@ class MemoryMeter:
             torch.cuda.reset_peak_memory_stats()
             self._allocated = torch.cuda.memory_allocated()
             self._free = torch.cuda.mem_get_info()[0]
+        gc.collect()
         _return_freed()
         self._resident_mib = _resident_mib("VmRSS") if _reset_peak() else None
         return self
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the host's memory holds for a while in the block does not count."""
+        self._peak_mib = max(self._peak_mib, _resident_mib("VmHWM") or 0.0)
+        yield
+        _return_freed()
+        _reset_peak()
+
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if failure is not None:
             return
-        host = _more(self._resident_mib, _resident_mib("VmHWM"))
+        peak_mib = _resident_mib("VmHWM")
+        host = _more(self._resident_mib, None if peak_mib is None else max(peak_mib, self._peak_mib))
         device = None
         if self._on_gpu:
             torch.cuda.synchronize()
@@ -243,7 +270,6 @@ class MemoryMeter:
 
 def _return_freed() -> None:
     """Give the kernel what was freed before the block; glibc keeps it, and the block would seem to take that less."""
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -307,9 +333,12 @@ class EnergyMeter:
 
 
 def rapl_packages(root: Path = ROOT) -> list[Path]:
-    """The powercap folders of the processor's packages (Linux, Documentation/power/powercap)."""
-    folder = root / "sys/class/powercap"
-    return sorted(path for path in folder.glob("intel-rapl:*") if RAPL_PACKAGE.fullmatch(path.name))
+    """The powercap folders of the processor's packages (Linux, Documentation/power/powercap), AMD's too.
+
+    Their parts and the whole platform (`psys`), which has the packages in it, stand beside them.
+    """
+    folders = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
+    return [one for one in folders if (text_of(one / "name") or "").startswith("package-")]
 
 
 def _used_uj(package: Path, before: int | None) -> int | None:
@@ -320,6 +349,15 @@ def _used_uj(package: Path, before: int | None) -> int | None:
     if now >= before:
         return now - before
     return None if limit is None else limit - before + now
+
+
+def _others_limit_pct(cores: int) -> float:
+    return min(OTHERS_LIMIT_PCT, 100 * OTHERS_LIMIT_CORES / cores)
+
+
+def _error_pct(seconds: float) -> float:
+    """A step of each core's counter, of all cores' time."""
+    return 100 / TICKS_PER_SECOND / seconds
 
 
 def _more(before: float | None, after: float | None) -> float | None:

@@ -74,7 +74,7 @@ class CudaOrtRunner(OrtRunner):
         self._stream = side_stream()
         options = {**CUDA_OPTIONS, "user_compute_stream": str(self._stream.cuda_stream)}
         OrtRuntime.__init__(self, model, providers=[(CUDA, options)], threads=threads)
-        self.notes = [f"onnxruntime {ort.__version__} on {', '.join(self.used_providers)}, FP32 without TF32"]
+        self.notes = [f"onnxruntime {ort.__version__} on {', '.join(self.used_providers)}, without TF32"]
 
     def timers(self, feeds: Sequence[Feeds]) -> dict[Part, Timer]:
         """Computing and both copies apart, and from host array to host array."""

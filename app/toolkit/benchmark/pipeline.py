@@ -6,22 +6,27 @@ A way that cannot run here is a row that says why; memory that runs out ends its
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from app.toolkit.benchmark.accuracy import accuracy_of, labelled_images
+from app.toolkit.benchmark.accuracy import accuracy_of, labelled_images, why_no_accuracy
 from app.toolkit.benchmark.agreeing import Reference, of_image, why_not_equal
+from app.toolkit.benchmark.figures import energy_mj_per_image, with_headline, with_speedups
 from app.toolkit.benchmark.machine import machine_facts
 from app.toolkit.benchmark.meters import EnergyMeter, MemoryMeter, Noise, NoiseMeter
 from app.toolkit.benchmark.request import BenchmarkRequest, Way
 from app.toolkit.benchmark.result import Accuracy, Agreement, BenchmarkResult, Part, Row
 from app.toolkit.benchmark.runners import Runner, open_runner, why_lacking
 from app.toolkit.benchmark.source import Source, open_source
-from app.toolkit.benchmark.timers import Timer
+from app.toolkit.benchmark.timers import failures_told, page_locked
 from app.toolkit.errors import FeedMismatch, OutOfMemory, ToolkitError
 from app.toolkit.images import DEFAULT_IMAGES, list_images, read_image, sample_images
 from app.toolkit.latency import LatencyReport, sample_latency
@@ -32,11 +37,13 @@ Progress = Callable[[str, float], None]
 
 ROTATING = 8
 """Different inputs that take turns: what a cache kept of one call is of no use to the next."""
-ENERGY_SECONDS = 2.0
-"""As long as a GPU's energy counter needs to be right within 5 %: it moves in steps of up to 0.1 s."""
 
 OOM_HINT = "take a smaller batch, which S1 found to be the cure, or a smaller input size"
 UNSEEN = "what others used of the processor cannot be read here: none of the figures is known to be undisturbed"
+UNSEEN_GPU = (
+    "what other processes used of the GPU could not be read during every row: where `noise` has no `others_pct` of the "
+    "GPU, the figures are not known to be undisturbed"
+)
 
 
 def benchmark(request: BenchmarkRequest, progress: Progress | None = None) -> BenchmarkResult:
@@ -45,7 +52,9 @@ def benchmark(request: BenchmarkRequest, progress: Progress | None = None) -> Be
     Raises the ModelFileErrors of the model, InvalidInputSize, InvalidQueries, NoImages, UnreadableImage,
     InvalidAnnotations.
     """
-    return _Run(request, progress or (lambda _phase, _part: None)).run()
+    with tempfile.TemporaryDirectory(dir=request.folder, prefix=".benchmark_") as folder:  # engines, of no use after
+        made_in = replace(request, folder=Path(folder))
+        return _Run(made_in, progress or (lambda _phase, _part: None)).run()
 
 
 class _Run:
@@ -74,7 +83,7 @@ class _Run:
         settings = {"rotating_inputs": len(self.images), "device": request.device, "threads": request.threads}
         return BenchmarkResult(
             model=_facts(self.source),
-            rows=tuple(_with_speedups(self.rows)),
+            rows=tuple(with_speedups(self.rows)),
             accuracy=self.accuracy,
             machine=machine,
             noise={name: noise.as_dict() for name, noise in self.noise.items()},
@@ -84,9 +93,15 @@ class _Run:
         )
 
     def _notes(self) -> tuple[str, ...]:
-        warnings = () if self.data is None else self.data.warnings
-        unseen = any(noise.others_pct is None for noise in self.noise.values())
-        return (*self.source.notes, *warnings, *([UNSEEN] if unseen else []))
+        notes = [*self.source.notes, *(() if self.data is None else self.data.warnings)]
+        if self.request.images is not None and not self.accuracy:
+            notes.append(why_no_accuracy(self.source.model, self.data))
+        if any(noise.others_pct is None for noise in self.noise.values()):
+            notes.append(UNSEEN)
+        gpus = [noise.gpu for noise in self.noise.values()] if self.request.device == "cuda" else []
+        if any(gpu is None or gpu.others_pct is None for gpu in gpus):
+            notes.append(UNSEEN_GPU)
+        return tuple(notes)
 
     def _images(self) -> list[Array]:
         """ROTATING preprocessed images, [1, C, H, W] float32; of fewer, the rest are the same moved sideways."""
@@ -116,7 +131,8 @@ class _Run:
     def _row(self, way: Way, batch_size: int) -> tuple[Row, bool]:
         """The row with its figures or why there are none, and whether a larger batch is worth trying."""
         try:
-            row = self._measured(way, batch_size)
+            with failures_told(f"{way} at batch size {batch_size}"):
+                row = self._measured(way, batch_size)
         except OutOfMemory as error:
             told = f"out of memory at batch {batch_size}: {error.received}"
             return Row(way, batch_size, why_not=told, hint=OOM_HINT), False
@@ -127,64 +143,71 @@ class _Run:
         return row, not row.why_not
 
     def _measured(self, way: Way, batch_size: int) -> Row:
-        """Memory is that of opening, answering and being timed: not of exporting before, nor of evaluating after."""
+        """Memory is that of opening and being timed: not of exporting or the images before, nor of evaluating after."""
         runner = open_runner(way, self.source, self.request, batch_size)
+        batches = self._batches(batch_size)
         with contextlib.ExitStack() as until_closed:
             with MemoryMeter(self.request.device) as meter:
                 until_closed.enter_context(runner)
-                row = self._timed(runner, Row(way, batch_size))
+                row = self._timed(runner, Row(way, batch_size), batches, meter)
             if row.why_not or not runner.answers:  # trtexec's memory is another process's
                 return row
             if self.data is not None and way not in self.accuracy:
                 self.accuracy[way] = accuracy_of(self.source.model, runner, self.data, self.source.input_size)
         return replace(row, **asdict(meter.memory))
 
-    def _timed(self, runner: Runner, row: Row) -> Row:
-        feeds = self._feeds(runner, row.batch_size)
-        agreement = self._agreement(runner, feeds) if runner.answers else None
-        row = replace(row, agreement=agreement)
-        if agreement is not None and agreement.ok is False:
-            return replace(row, why_not=why_not_equal(agreement, self.reference))
-        with NoiseMeter(self.request.device) as meter:
-            timers = runner.timers(feeds)
-            parts = {part: sample_latency(timer, settings=self.request.settings) for part, timer in timers.items()}
-        self.noise[f"{row.way}, batch {row.batch_size}"] = meter.noise
-        energy_mj = self._energy_mj(timers["end_to_end"], row.batch_size) if runner.answers else None
-        row = replace(row, energy_mj_per_image=energy_mj, notes=(*runner.notes, *meter.noise.reasons))
-        return _with_headline(row, parts, meter.noise)
-
-    def _feeds(self, runner: Runner, batch_size: int) -> list[dict[str, Array]]:
-        """As many different batches as there are images, each of images in another order."""
+    def _timed(self, runner: Runner, row: Row, batches: Sequence[Array], memory: MemoryMeter) -> Row:
         (spec,) = runner.inputs
+        feeds = [{spec.name: batch.astype(spec.dtype, copy=False)} for batch in batches]
+        if runner.answers:
+            with memory.paused():
+                agreement = self._agreement(runner, feeds)
+            row = replace(row, agreement=agreement)
+            if agreement.ok is False:
+                return replace(row, why_not=why_not_equal(agreement, self.reference))
+        with NoiseMeter(self.request.device, runner.started_pids) as meter:
+            parts, energy_mj = self._sampled(runner, feeds, meter)
+        self.noise[f"{row.way}, batch {row.batch_size}"] = meter.noise
+        row = replace(row, notes=(*runner.notes, *meter.noise.reasons))
+        return with_headline(row, parts, meter.noise, energy_mj)
+
+    def _sampled(
+        self, runner: Runner, feeds: Sequence[Mapping[str, Array]], meter: NoiseMeter
+    ) -> tuple[Mapping[Part, LatencyReport], float | None]:
+        """The parts' times and an image's energy, run until the meter has watched for long enough to see others."""
+        settings = self.request.settings
+        if not runner.answers:
+            return runner.latencies(settings), None
+        timers, energy_mj = runner.timers(feeds), None
+        parts = {part: sample_latency(timer, settings=settings) for part, timer in timers.items()}
+        end_to_end = timers["end_to_end"]
+        if parts["end_to_end"].stable:
+            energy_mj = energy_mj_per_image(EnergyMeter(self.request.device), end_to_end, runner.batch_size)
+        for call in itertools.count():
+            if meter.is_long_enough:
+                break
+            end_to_end(call)
+        return parts, energy_mj
+
+    def _batches(self, batch_size: int) -> list[Array]:
+        """As many different batches [batch_size, C, H, W] as there are images, each of images in another order."""
         count = len(self.images)
-        batches = (
-            np.concatenate([self.images[(first + index) % count] for index in range(batch_size)])
-            for first in range(count)
-        )
-        return [{spec.name: batch.astype(spec.dtype, copy=False)} for batch in batches]
+        batches = np.empty((count, batch_size, *self.images[0].shape[1:]), self.source.image_dtype)
+        for first, index in itertools.product(range(count), range(batch_size)):
+            batches[first, index] = self.images[(first + index) % count][0]
+        return [page_locked(batch) for batch in batches] if self.request.device == "cuda" else list(batches)
 
     def _agreement(self, runner: Runner, feeds: Sequence[Mapping[str, Array]]) -> Agreement:
         """With the first way's answers; the first way's with its own, which tells whether they are numbers."""
         if self.reference is not None:
             return self.reference.agreement(runner.infer(feeds[0]), runner.batch_size, runner.dtype)
-        images = [of_image(runner.infer(feed), 0, runner.batch_size) for feed in feeds]
+        # Copies: a view would keep the whole batch's answers.
+        images = [copy.deepcopy(of_image(runner.infer(feed), 0, runner.batch_size)) for feed in feeds]
         reference = Reference(runner.way, runner.dtype, images, self.source.model.parts)
         agreement = reference.agreement(runner.infer(feeds[0]), runner.batch_size, runner.dtype)
         if agreement.ok is not False:
             self.reference = reference
         return agreement
-
-    def _energy_mj(self, end_to_end: Timer, batch_size: int) -> float | None:
-        """An image's, from whole calls one after the other."""
-        meter = EnergyMeter(self.request.device)
-        if not meter.has_counter:
-            return None
-        calls, ends_at = 0, time.monotonic() + ENERGY_SECONDS
-        with meter:
-            while time.monotonic() < ends_at:
-                end_to_end(calls)
-                calls += 1
-        return None if meter.energy.millijoules is None else meter.energy.millijoules / (calls * batch_size)
 
 
 def _facts(source: Source) -> dict[str, Any]:
@@ -212,25 +235,3 @@ def _params(source: Source) -> int | None:
 def _refused(row: Row, error: ToolkitError) -> Row:
     told = (error.message, f"expected {error.expected}" * bool(error.expected), error.received)
     return replace(row, why_not="; ".join(text for text in told if text), hint=error.hint)
-
-
-def _with_headline(row: Row, parts: Mapping[Part, LatencyReport], noise: Noise) -> Row:
-    """Only where the time of a whole call was stable and nobody disturbed it. The other parts say it for themselves: a
-    copy of a few microseconds is hardly longer than the step of the clock that times it."""
-    end_to_end = parts["end_to_end"]
-    if not end_to_end.stable or noise.is_noisy:
-        return replace(row, parts=parts)
-    p50_ms = end_to_end.p50_ms
-    return replace(row, parts=parts, headline_ms=p50_ms, images_per_second=1000 * row.batch_size / p50_ms)
-
-
-def _with_speedups(rows: Sequence[Row]) -> list[Row]:
-    """Over the first way that was timed, at the same batch size, where both have a headline."""
-    first = next((row.way for row in rows if row.parts), None)
-    base = {row.batch_size: row.headline_ms for row in rows if row.way == first}
-    return [
-        replace(row, speedup=before / row.headline_ms)
-        if row.headline_ms and (before := base.get(row.batch_size))
-        else row
-        for row in rows
-    ]

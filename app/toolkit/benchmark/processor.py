@@ -41,7 +41,8 @@ class CpuTimes:
 def cpu_times(root: Path = ROOT) -> CpuTimes:
     """Read all counters."""
     cores = sorted(os.sched_getaffinity(0))
-    rows = [row for core in cores if (row := _rows(root).get(f"cpu{core}")) is not None]
+    by_name = _rows(root)
+    rows = [row for core in cores if (row := by_name.get(f"cpu{core}")) is not None]
     own_s = time.process_time() + _children_s()
     known = len(rows) == len(cores)
     return CpuTimes(

@@ -154,6 +154,12 @@ class _Entries:
             raise self.wrong(key, f"a whole number from {least}")
         return found
 
+    def truth(self, key: str) -> bool:
+        found = self.values.get(key)
+        if not isinstance(found, bool):
+            raise self.wrong(key, "true or false")
+        return found
+
     def number(self, key: str) -> float | None:
         """From 0 and finite, or None for null."""
         found = self.values.get(key)
@@ -170,14 +176,15 @@ def _rows(entries: _Entries) -> dict[tuple[str, int], StoredRow]:
     found = entries.values.get("rows")
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise entries.wrong("rows", "a list of objects")
-    rows = [_row(_Entries(one, f"{entries.place}, row {index + 1}")) for index, one in enumerate(found)]
+    noise = entries.entries("noise")
+    rows = [_row(_Entries(one, f"{entries.place}, row {index + 1}"), noise) for index, one in enumerate(found)]
     by_place = {(row.way, row.batch_size): row for row in rows}
     if len(by_place) != len(rows):
         raise CorruptFile(f"{entries.place} has a row twice", expected="each way and batch size once")
     return by_place
 
 
-def _row(entries: _Entries) -> StoredRow:
+def _row(entries: _Entries, noise: _Entries) -> StoredRow:
     headline = entries.number("headline_ms")
     return StoredRow(
         way=entries.text("way"),
@@ -185,7 +192,7 @@ def _row(entries: _Entries) -> StoredRow:
         was_timed=bool(entries.object("parts")),
         headline_ms=headline,
         interval_ms=(0.0, 0.0) if headline is None else _interval(entries, headline),
-        why="" if headline is not None else _why(entries),
+        why="" if headline is not None else _why(entries, noise),
         device_peak_mib=entries.number("device_peak_mib"),
         host_peak_mib=entries.number("host_peak_mib"),
     )
@@ -202,10 +209,14 @@ def _interval(entries: _Entries, headline_ms: float) -> tuple[float, float]:
     return low, high
 
 
-def _why(entries: _Entries) -> str:
-    """Why a row has no headline: it was not timed, others disturbed it, or it was not stable."""
-    told = entries.text("why_not") or "; ".join(entries.texts("notes"))
-    return told or "not stable"
+def _why(entries: _Entries, noise: _Entries) -> str:
+    """Why a row has no headline: it was not timed, or it was not stable, others disturbed it, or both."""
+    if told := entries.text("why_not"):
+        return told
+    stable = entries.entries("parts").entries("end_to_end").truth("stable")
+    place = f"{entries.text('way')}, batch {entries.whole('batch_size', 1)}"
+    reasons = noise.entries(place).texts("reasons") if place in noise.values else ()
+    return ", ".join([*([] if stable else ["not stable"]), *reasons]) or "disturbed"
 
 
 def _accuracy(entries: _Entries) -> StoredAccuracy:

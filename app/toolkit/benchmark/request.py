@@ -20,7 +20,7 @@ Way = Literal[
     "tensorrt_int8",
 ]
 WAYS: tuple[Way, ...] = get_args(Way)
-"""S1's, in the order of its table; the first that runs is what the others' answers and speed-ups are measured by."""
+"""S1's, in the order of its table; the first that answers is what the others' answers are judged by."""
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 """S1's sweep."""

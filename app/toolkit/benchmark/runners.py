@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
@@ -15,6 +16,7 @@ from app.toolkit.benchmark.result import Part
 from app.toolkit.benchmark.source import Source
 from app.toolkit.benchmark.timers import Feeds, Timer, failures_told
 from app.toolkit.errors import RuntimeUnavailable, ToolkitError
+from app.toolkit.latency import LatencyReport, LatencySettings
 from app.toolkit.runtimes.base import Array, TensorSpec, check_feeds
 from app.toolkit.verification.request import Dtype
 
@@ -64,7 +66,8 @@ class Runner:
     quantising and building are done before.
 
     `dtype` is what it computes in. Open, it has `inputs`, `outputs`, and `answers`, which is False where only trtexec
-    runs the model: it can be timed, and `infer` raises RuntimeUnavailable.
+    runs the model: it times itself, in processes of `started_pids`. Only then is there `latencies`, else `infer` and
+    `timers`; the others raise RuntimeUnavailable.
 
     Memory that runs out in any of its methods is OutOfMemory, what a library raises else is RuntimeUnavailable.
     """
@@ -72,9 +75,9 @@ class Runner:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     answers: bool
+    started_pids: AbstractSet[int] = frozenset()
 
     def __init__(self, way: Way, dtype: Dtype, make: Callable[[], TimedRuntime], batch_size: int) -> None:
-        self.name: str = way
         self.way, self.dtype, self.batch_size = way, dtype, batch_size
         self._make = make
         self._runtime: TimedRuntime | None = None
@@ -88,6 +91,8 @@ class Runner:
         self._runtime = runtime
         self.inputs, self.outputs = runtime.inputs, runtime.outputs
         self.answers = not isinstance(runtime, trt_runners.TrtexecRunner)
+        if isinstance(runtime, trt_runners.TrtexecRunner):
+            self.started_pids = runtime.started_pids
         return self
 
     def __exit__(
@@ -112,12 +117,22 @@ class Runner:
         then what the figures are to be read with.
         """
         runtime = self._opened()
-        for one in feeds if self.answers else ():
+        for one in feeds:
             check_feeds(self.inputs, one)
         with self._told():
             timers = runtime.timers(feeds)
         self.notes = tuple(runtime.notes)
         return {part: self._guarded(timer) for part, timer in timers.items()}
+
+    def latencies(self, settings: LatencySettings) -> Mapping[Part, LatencyReport]:
+        """By part, as trtexec timed itself. `notes` is complete then too."""
+        runtime = self._opened()
+        if not isinstance(runtime, trt_runners.TrtexecRunner):
+            raise RuntimeUnavailable(f"{self.way} does not time itself", expected="trtexec")
+        with self._told():
+            reports = runtime.latencies(settings)
+        self.notes = tuple(runtime.notes)
+        return reports
 
     def _guarded(self, timer: Timer) -> Timer:
         def sample_ms(number: int) -> float:

@@ -53,6 +53,11 @@ class Source:
         return ()
 
     @property
+    def image_dtype(self) -> str:
+        """NumPy's name for what the file's input takes."""
+        return self.model.input.dtype if isinstance(self.model, ExportedModel) else "float32"
+
+    @property
     def is_int8(self) -> bool:
         """Whether the file is a graph that was quantised."""
         return self.graph is not None and dtype_of(self.graph) == "int8"

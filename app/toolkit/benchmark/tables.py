@@ -70,9 +70,21 @@ def verdict(result: BenchmarkResult) -> str:
 
 
 def at_smallest_batch(result: BenchmarkResult) -> list[Row]:
-    """The rows of S1's table: every way at the smallest batch size that was asked for."""
-    smallest = min((row.batch_size for row in result.rows), default=1)
-    return [row for row in result.rows if row.batch_size == smallest]
+    """The rows of S1's table: every way at the smallest batch size that there are figures for.
+
+    A way that ended before it has its last row, which says why.
+    """
+    smallest = smallest_batch(result)
+    rows = {row.way: row for row in result.rows if not row.parts and row.batch_size < smallest}
+    rows |= {row.way: row for row in result.rows if row.batch_size == smallest}
+    return [rows[way] for way in dict.fromkeys(row.way for row in result.rows) if way in rows]
+
+
+def smallest_batch(result: BenchmarkResult) -> int:
+    """The smallest batch size with a headline; else the smallest that was timed, else the smallest asked for."""
+    headlines = [row.batch_size for row in result.rows if row.headline_ms is not None]
+    timed = [row.batch_size for row in result.rows if row.parts]
+    return min(headlines or timed or [row.batch_size for row in result.rows], default=1)
 
 
 def fastest(result: BenchmarkResult) -> Row | None:
@@ -84,7 +96,7 @@ def fastest(result: BenchmarkResult) -> Row | None:
 def by_way(result: BenchmarkResult) -> Table:
     """S1's table, at the smallest batch size."""
     rows = at_smallest_batch(result)
-    title = f"By way, batch {rows[0].batch_size}" if rows else "By way"
+    title = f"By way, batch {smallest_batch(result)}"
     headings = ("way", LATENCY, IMAGES, "mAP@50", "mAP@50:95", "top-1", "speed-up", "remark")
     return Table(title, headings, tuple(_way_cells(row, result) for row in rows)).without_empty_columns()
 
@@ -135,10 +147,11 @@ def cost_table(result: BenchmarkResult) -> Table:
 
 
 def _cost_cells(row: Row) -> tuple[str, ...]:
-    """The percentiles of a headline only: of another row they are as little to be quoted."""
+    """Percentiles and energy of a headline only: of another row they are as little to be quoted."""
     report = None if row.headline_ms is None else row.parts["end_to_end"]
     slow = (None, None, None) if report is None else (report.p90_ms, report.p95_ms, report.p99_ms)
-    costs = (row.device_peak_mib, row.host_peak_mib, row.energy_mj_per_image)
+    energy_mj = None if report is None else row.energy_mj_per_image
+    costs = (row.device_peak_mib, row.host_peak_mib, energy_mj)
     return (way_name(row.way), str(row.batch_size), *map(number, (*slow, *costs)))
 
 
@@ -155,10 +168,13 @@ def parts_table(result: BenchmarkResult) -> Table:
 
 
 def _part(row: Row, name: str) -> str:
+    """A p50 where the row has a headline and the part was stable for itself, else the range."""
     report = {str(part): one for part, one in row.parts.items()}.get(name)
     if report is None:
         return UNKNOWN
-    return number(report.p50_ms) if report.stable else f"not stable: {windows_range(report)}"
+    if not report.stable:
+        return f"not stable: {windows_range(report)}"
+    return windows_range(report) if row.headline_ms is None else number(report.p50_ms)
 
 
 def agreement_table(result: BenchmarkResult) -> Table:

@@ -7,6 +7,7 @@ program does that cares for speed. So the ways differ by what they compute, not 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,8 @@ NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 """What torch, CUDA's libraries, ONNX Runtime's allocators and TensorRT write; their exceptions share no base."""
-LIBRARIES = frozenset({"onnxruntime", "pycuda", "tensorrt"})
+LIBRARIES = frozenset({"google", "onnxruntime", "pycuda", "tensorrt"})
+"""The first is protobuf, which writes no graph of 2 GiB."""
 
 
 def host_timer(run: Callable[[Feeds], object], feeds: Sequence[Feeds]) -> Timer:
@@ -63,7 +65,7 @@ class GpuSteps:
 
     def timers(self, feeds: Sequence[Feeds]) -> dict[Part, Timer]:
         """Each step by CUDA events, begun on an idle GPU; all together, from host array to host array, on the host."""
-        locked = [page_locked(one) for one in feeds]
+        locked = [{name: page_locked(array) for name, array in one.items()} for one in feeds]
         self.run(locked[0])  # there are answers to copy
 
         def copy_in(number: int) -> float:
@@ -100,9 +102,22 @@ def side_stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
-def page_locked(feeds: Feeds) -> dict[str, Array]:
-    """The same arrays in page-locked host memory. CUDA knows it by its address, whoever copies from it."""
-    return {name: torch.from_numpy(np.ascontiguousarray(array)).pin_memory().numpy() for name, array in feeds.items()}
+def page_locked(array: Array) -> Array:
+    """The same in page-locked host memory; itself where it lies there, or torch sees no GPU.
+
+    CUDA knows such memory by its address, whoever copies from it.
+    """
+    if not torch.cuda.is_available():
+        return array
+    return torch.from_numpy(np.ascontiguousarray(array)).pin_memory().numpy()
+
+
+def page_locked_room(shape: Sequence[int], dtype: str) -> Array:
+    """An array of any content in page-locked host memory, which torch keeps for the next; as `page_locked`."""
+    if not torch.cuda.is_available():
+        return np.empty(shape, dtype)
+    size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)
 
 
 @contextlib.contextmanager

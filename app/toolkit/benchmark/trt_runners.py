@@ -1,26 +1,30 @@
 """TensorRT's ways: an engine that was given, or one built here for each batch size.
 
 Where TensorRT's Python package is, our runtime runs the engine: its answers are checked, its copies are timed apart by
-the monotonic clock, as each is waited for, and computing is the rest. Where only trtexec is, it times the engine on
-numbers of its own, and nobody sees the answers.
+the monotonic clock, as each is waited for, and computing is the rest. It has no CUDA graph, so its figures are not
+those of trtexec. Where only trtexec is, it times the engine on numbers of its own, and nobody sees the answers.
 
 What trtexec times by default changed with 11: a CUDA graph and spinning while it waits came in, data transfers went
 out. Here every release has the graph, spins, and transfers (`timing_options`), so that figures of releases compare.
-It writes every run's times (`--exportTimes`), which are judged as those of any other way.
+It writes every run's times (`--exportTimes`), which are judged as those of any other way: a start is a window.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from app.toolkit.benchmark.request import BenchmarkRequest, Way
 from app.toolkit.benchmark.result import Part
 from app.toolkit.benchmark.source import Source, check_batch, engine_tensors
-from app.toolkit.benchmark.timers import Feeds, Timer, host_timer
+from app.toolkit.benchmark.timers import Feeds, Timer, host_timer, page_locked, page_locked_room
 from app.toolkit.errors import RuntimeUnavailable
+from app.toolkit.latency import LatencyReport, LatencySettings, latency_of
 from app.toolkit.models.exported import ExportedModel
 from app.toolkit.onnx_file import input_specs, output_specs, write_whole
 from app.toolkit.runtimes.base import Array, TensorSpec
@@ -30,7 +34,7 @@ from app.toolkit.tensorrt.device_memory import DeviceMemory, device_memory
 from app.toolkit.tensorrt.dialects import Dialect
 from app.toolkit.tensorrt.pipeline import Builders, EngineRequest, build_engine, find_builders
 from app.toolkit.tensorrt.preflight import Wish
-from app.toolkit.tensorrt.process import NotStarted, TimedOut, run_lines
+from app.toolkit.tensorrt.process import NotStarted, TimedOut, descendants, run_lines
 from app.toolkit.tensorrt.request import Precision
 from app.toolkit.tensorrt.trtexec import Trtexec
 from app.toolkit.verification.request import Dtype
@@ -97,15 +101,18 @@ class TrtRunner(TrtRuntime):
 
     def __init__(self, engine: Path, *, trusted: bool) -> None:
         self._copies_ns = {"copy_in": 0, "copy_out": 0}
-        super().__init__(engine, trusted=trusted, memory=lambda: TimedMemory(device_memory(), self._copies_ns))
+        super().__init__(engine, trusted=trusted, memory=self._timed_memory, room=page_locked_room)
+        kind = "page-locked" if torch.cuda.is_available() else "pageable"
         self.notes = [
             f"TensorRT {self.release} by execute_v2, without a CUDA graph",
+            f"images and answers in {kind} host memory",
             "copies by the monotonic clock, each waited for; compute is the rest of the run",
         ]
 
     def timers(self, feeds: Sequence[Feeds]) -> dict[Part, Timer]:
         """From host array to host array, and of the same run its parts."""
-        whole = host_timer(self._run, feeds)
+        locked = [{name: page_locked(array) for name, array in one.items()} for one in feeds]
+        whole = host_timer(self._run, locked)
 
         def compute(number: int) -> float:
             return self._parts_ms(whole, number)["compute"]
@@ -117,6 +124,9 @@ class TrtRunner(TrtRuntime):
             return self._parts_ms(whole, number)["copy_out"]
 
         return {"end_to_end": whole, "compute": compute, "copy_in": copy_in, "copy_out": copy_out}
+
+    def _timed_memory(self) -> TimedMemory:
+        return TimedMemory(device_memory(), self._copies_ns)
 
     def _parts_ms(self, whole: Timer, number: int) -> dict[str, float]:
         for name in self._copies_ns:
@@ -148,7 +158,10 @@ class TimedMemory:
 
 
 class TrtexecRunner:
-    """An engine that trtexec times, once for `timers`. It cannot answer: `infer` raises RuntimeUnavailable."""
+    """An engine that trtexec times, by `latencies`. It cannot answer: `infer` and `timers` raise RuntimeUnavailable.
+
+    `started_pids` are the processes that it started so far.
+    """
 
     def __init__(self, engine: Path, trtexec: Trtexec, tensors: Tensors, folder: Path) -> None:
         self.inputs, self.outputs, self._shapes = tensors
@@ -157,54 +170,61 @@ class TrtexecRunner:
             "trtexec feeds random numbers of its own, and its answers were not seen",
         ]
         self._engine, self._trtexec, self._folder = engine, trtexec, folder
-        self._runs: list[dict[str, float]] = []
+        self.started_pids: set[int] = set()
 
     def __enter__(self) -> TrtexecRunner:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._runs = []
+        """Nothing is held."""
 
-    def infer(self, feeds: Feeds) -> dict[str, Array]:
+    def infer(self, _feeds: Feeds) -> dict[str, Array]:
         """Nothing: trtexec gives no answers."""
-        raise RuntimeUnavailable(
-            "trtexec times an engine and gives no answers",
-            expected="TensorRT's Python package",
-            received=f"feeds for {', '.join(feeds)}",
-            hint="install tensorrt to have the answers checked",
-        )
+        raise _no_answers()
 
     def timers(self, _feeds: Sequence[Feeds]) -> dict[Part, Timer]:
-        """The runs that trtexec timed, in their order; it is started again where more are asked for."""
-        self._time()
+        """Nothing: trtexec takes no feeds."""
+        raise _no_answers()
 
-        def timer(key: str) -> Timer:
-            def sample_ms(number: int) -> float:
-                while number >= len(self._runs):
-                    self._time()
-                return self._runs[number][key]
+    def latencies(self, settings: LatencySettings) -> dict[Part, LatencyReport]:
+        """Each start gives each part one window; it is started until the windows of whole runs agree, or time is up."""
+        begun = time.monotonic()
+        starts: list[list[dict[str, float]]] = []
+        while True:
+            starts.append(self._time())
+            windows = {part: [tuple(run[key] for run in runs) for runs in starts] for part, key in EXPORTED.items()}
+            reports = {part: latency_of(those, settings) for part, those in windows.items()}
+            is_late = len(starts) >= settings.max_windows or time.monotonic() - begun > settings.max_seconds
+            if reports["end_to_end"].stable or is_late:
+                return reports
 
-            return sample_ms
-
-        return {part: timer(key) for part, key in EXPORTED.items()}
-
-    def _time(self) -> None:
+    def _time(self) -> list[dict[str, float]]:
+        """One start's runs, without those of the warm-up, which old releases export too. trtexec counts these alike."""
         times = self._folder / f"{self._engine.stem}_times.json"
         options = timing_options(self._trtexec.dialect, self._shapes)
         command = [str(self._trtexec.path), f"--loadEngine={self._engine}", f"--exportTimes={times}", *options]
-        reader = BuildLogReader()
+        reader, started = BuildLogReader(), set[int]()
+
+        def feed(line: str) -> None:
+            if not started:  # it has not been waited for yet, so it is listed
+                started.update(descendants(os.getpid()))
+            reader.feed(line)
+
         times.unlink(missing_ok=True)
         try:
-            exit_code = run_lines(command, reader.feed, timeout_sec=RUN_TIMEOUT_SEC)
+            exit_code = run_lines(command, feed, timeout_sec=RUN_TIMEOUT_SEC)
         except (NotStarted, TimedOut) as error:
             raise RuntimeUnavailable("trtexec could not time the engine", received=str(error)) from error
         log = reader.log()
-        if exit_code != 0 or not log.passed or not times.is_file():
+        self.started_pids |= started
+        exported = json.loads(times.read_bytes()) if times.is_file() else []
+        runs = [run for run in exported if run["startComputeMs"] >= WARM_UP_MS]
+        if exit_code != 0 or not log.passed or not runs:
             raise _not_timed(exit_code, log)
-        self._runs += json.loads(times.read_bytes())
         unstable = log.performance.totals.get("unstable_pct") if log.performance else None
         if unstable is not None:
             self.notes.append(f"trtexec calls the GPU's times unstable: coefficient of variation {unstable:g} %")
+        return runs
 
 
 def timing_options(dialect: Dialect, shapes: Mapping[str, Sequence[int]]) -> list[str]:
@@ -219,6 +239,14 @@ def timing_options(dialect: Dialect, shapes: Mapping[str, Sequence[int]]) -> lis
         *([f"--shapes={told}"] if told else []),
         *(["--useCudaGraph", "--useSpinWait"] if dialect.version < (11, 0, 0) else ["--includeDataTransfers"]),
     ]
+
+
+def _no_answers() -> RuntimeUnavailable:
+    return RuntimeUnavailable(
+        "trtexec times an engine on numbers of its own and gives no answers",
+        expected="TensorRT's Python package",
+        hint="install tensorrt to have the answers checked",
+    )
 
 
 def _not_timed(exit_code: int, log: BuildLog) -> RuntimeUnavailable:

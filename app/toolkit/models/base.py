@@ -32,13 +32,14 @@ Head = Literal["boxes", "probabilities", "logits", "raw"]
 class HeadPart:
     """A slice of an output that means one thing, so that parity can judge it in its own unit.
 
-    `unit` is "px" (network pixels), "score" (0..1) or "value" (unbounded, judged relative to its largest magnitude).
+    `unit` is "px" (network pixels), "score" (0..1), "class" (an index) or "value" (unbounded, judged relative to its
+    largest magnitude).
     Where `is_set`, the rows along axis 1 may come in any order, the same one in each such part.
     """
 
     name: str
     output: str
-    unit: Literal["px", "score", "value"]
+    unit: Literal["px", "score", "class", "value"]
     start: int = 0
     stop: int | None = None
     axis: int = 1

@@ -12,9 +12,11 @@ those that name kernels, quantisers or places to fetch from. An archive is read 
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -130,14 +132,17 @@ def _zipped(path: Path) -> dict[str, bytes]:
 
 
 def _tarred(path: Path) -> dict[str, bytes]:
-    sizes: dict[str, int] = {}
+    members: dict[str, tarfile.TarInfo] = {}
+    unpacked = 0
     with tarfile.open(path) as archive:
         for member in archive:
             if member.isreg():
-                sizes[member.name] = member.size
-            if sum(sizes.values()) > MAX_BYTES:  # before the next is looked for, as all between is decompressed
+                members[member.name] = member
+            unpacked += member.size
+            if unpacked > MAX_BYTES:  # before the next is looked for, as all between is decompressed
                 raise tarfile.TarError(f"more than {MAX_BYTES} bytes when unpacked")
-        files = {name: archive.extractfile(member) for name, member in _wanted(sizes).items()}
+        wanted = _wanted({name: member.size for name, member in members.items()})
+        files = {name: archive.extractfile(members[member]) for name, member in wanted.items()}
         return {name: file.read() for name, file in files.items() if file is not None}
 
 
@@ -159,7 +164,9 @@ def _wanted(sizes: Mapping[str, int]) -> dict[str, str]:
 def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        raise _corrupt(path, str(error)) from error
+    except (RuntimeError, ValueError) as error:  # a password, an unknown compression; a name that no file can have
         raise _corrupt(path, str(error)) from error
 
 
@@ -243,8 +250,9 @@ def _preprocessing(words: Mapping[str, Any]) -> tuple[Preprocessing, tuple[int, 
     """`RTDetrImageProcessor`'s words and defaults (5.23), and its (H, W) in px."""
     size = words.get("size", {"height": 640, "width": 640})
     sides: list[Any] = [size.get("height"), size.get("width")] if isinstance(size, Mapping) else []
-    rescaled = words.get("do_rescale", True) and abs(float(words.get("rescale_factor", 1 / 255)) - 1 / 255) < 1e-6
-    interpolation = INTERPOLATION.get(words.get("resample", 2))
+    factor, resample = words.get("rescale_factor", 1 / 255), words.get("resample", 2)
+    rescaled = words.get("do_rescale", True) and isinstance(factor, float) and abs(factor - 1 / 255) < 1e-6
+    interpolation = INTERPOLATION.get(resample) if isinstance(resample, int) else None
     for name, holds, expected in (
         ("size", len(sides) == 2 and all(type(side) is int and side > 0 for side in sides), "height and width in px"),
         ("do_resize", words.get("do_resize", True), "true"),

@@ -57,10 +57,10 @@ class ExportedModel:
         self.preprocessing = _preprocessing(entries)
         batch, channels, *sides = self.input.shape
         self.batch = _size(batch)
-        self.channels = _size(channels) or int(_literal(entries, "channels") or 3)
+        self.channels = _size(channels) or _stated_channels(entries)
         self._sides = (_size(sides[0]), _size(sides[1]))
-        stated = _literal(entries, "imgsz") or DEFAULT_SIZE
-        self.input_size = (self._sides[0] or int(stated[0]), self._sides[1] or int(stated[1]))
+        stated = _stated_size(entries)
+        self.input_size = (self._sides[0] or stated[0], self._sides[1] or stated[1])
         self.fixed_size = None if None in self._sides else self.input_size
 
     @classmethod
@@ -136,10 +136,41 @@ def _head(entries: Mapping[str, str], outputs: Sequence[TensorSpec], *, describe
 
 def _names(entries: Mapping[str, str], outputs: Sequence[TensorSpec], head: Head) -> dict[int, str]:
     names = _literal(entries, "names")
+    if isinstance(names, (list, tuple)):  # as YOLOv5 wrote them first
+        names = dict(enumerate(names))
     if names:
-        return {int(key): str(name) for key, name in names.items()}
+        try:
+            return {int(key): str(name) for key, name in names.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise _strange(entries, "names", "{0: 'name', ...} or ['name', ...]") from error
     count = _size(outputs[0].shape[1]) if head in ("probabilities", "logits") else None
     return {index: f"class{index}" for index in range(count or 0)}
+
+
+def _stated_size(entries: Mapping[str, str]) -> tuple[int, int]:
+    """`imgsz`, one side for both or (H, W), in px."""
+    stated = _literal(entries, "imgsz") or DEFAULT_SIZE
+    try:
+        height, width = (stated, stated) if isinstance(stated, int) else map(int, stated)
+    except (TypeError, ValueError) as error:
+        raise _strange(entries, "imgsz", "[height, width] in px") from error
+    return height, width
+
+
+def _stated_channels(entries: Mapping[str, str]) -> int:
+    stated = _literal(entries, "channels") or 3
+    if type(stated) is not int:
+        raise _strange(entries, "channels", "an integer")
+    return stated
+
+
+def _strange(entries: Mapping[str, str], key: str, expected: str) -> NotAModel:
+    return NotAModel(
+        f"the file's metadata entry `{key}` is no such thing",
+        expected=expected,
+        received=entries[key][:200],
+        hint="export the model again, or correct the entry",
+    )
 
 
 def _preprocessing(entries: Mapping[str, str]) -> Preprocessing:
@@ -177,5 +208,5 @@ def _literal(entries: Mapping[str, str], key: str) -> Any:
     """A metadata value, which Ultralytics writes as Python's text of it; None where it is missing or no such text."""
     try:
         return ast.literal_eval(entries[key])
-    except (KeyError, ValueError, SyntaxError):
+    except (KeyError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None

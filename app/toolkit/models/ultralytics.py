@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -259,16 +260,21 @@ def parts_of(task: str, class_count: int, outputs: Sequence[str], *, end2end: bo
     first = outputs[0]
     if task == "classify":
         return (HeadPart("scores", first, "score"),)
-    if end2end:  # [N, detections, 6 and more]: x1, y1, x2, y2, score, class, ...
-        return (HeadPart("boxes", first, "px", 0, 4, axis=2), HeadPart("scores", first, "score", 4, 5, axis=2))
-    extra = 4 + class_count
-    parts = [HeadPart("boxes", first, "px", 0, 4), HeadPart("scores", first, "score", 4, extra)]
+    if end2end:  # [N, detections, 6 and more]: x1, y1, x2, y2, score, class, ...; best first, near ties in any order
+        part = partial(HeadPart, output=first, axis=2, is_set=True)
+        parts = [part("boxes", unit="px", stop=4), part("scores", unit="score", start=4, stop=5)]
+        parts.append(part("classes", unit="class", start=5, stop=6))
+        extra = 6
+    else:
+        part = partial(HeadPart, output=first)
+        extra = 4 + class_count
+        parts = [part("boxes", unit="px", stop=4), part("scores", unit="score", start=4, stop=extra)]
     if task == "pose":
-        parts.append(HeadPart("keypoints", first, "px", extra))
+        parts.append(part("keypoints", unit="px", start=extra))
     elif task == "obb":
-        parts.append(HeadPart("angle", first, "value", extra))
+        parts.append(part("angle", unit="value", start=extra))
     elif task == "segment":
-        parts.append(HeadPart("mask_coefficients", first, "value", extra))
+        parts.append(part("mask_coefficients", unit="value", start=extra))
         parts += [HeadPart("prototypes", name, "value") for name in outputs[1:2]]
     return tuple(parts)
 

@@ -49,14 +49,15 @@ def select_providers(
     """What to give to `OrtRuntime`, the first choice first: CUDA, then the CPU (S4 E-4).
 
     `auto` asks for CUDA where this build of ONNX Runtime has it. TensorRT comes first, only where it is asked for: its
-    FP16 (S4 E-8) would be compared instead of the model. Its engines are cached in `cache_dir`, None for nowhere.
+    FP16 (S4 E-8) would be compared instead of the model. CUDA follows it; its engines are cached in `cache_dir`, None
+    for nowhere.
     """
     providers: list[Provider] = []
     if tensorrt:
         cache = {"trt_engine_cache_enable": str(cache_dir is not None)}
         place = {} if cache_dir is None else {"trt_engine_cache_path": str(cache_dir)}
         providers.append((TENSORRT, {**TENSORRT_OPTIONS, **cache, **place}))
-    if device == "cuda" or (device == "auto" and CUDA in ort.get_available_providers()):
+    if tensorrt or device == "cuda" or (device == "auto" and CUDA in ort.get_available_providers()):
         providers.append((CUDA, dict(CUDA_OPTIONS)))
     return [*providers, (CPU, {})]
 

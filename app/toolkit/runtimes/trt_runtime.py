@@ -41,9 +41,10 @@ class TrtRuntime(CheckedRuntime):
     """Runs an engine on the first GPU, free axes within its first optimisation profile.
 
     `file` is what the engine's file and its manifest tell. `module` stands for the installed tensorrt, `memory` makes
-    the buffers that TensorRT reads and writes. Raises what `loading.read_engine` raises, UntrustedEngine unless the
-    engine is ours or `trusted`, ReleaseUnsupported, CudaUnusable, EngineNotLoaded, and RuntimeUnavailable where
-    TensorRT is missing, is another release than the engine's, or has types that NumPy has not.
+    the buffers that TensorRT reads and writes, `room` the arrays of a run's answers. Raises what `loading.read_engine`
+    raises, UntrustedEngine unless the engine is ours or `trusted`, ReleaseUnsupported, CudaUnusable, EngineNotLoaded,
+    and RuntimeUnavailable where TensorRT is missing, is another release than the engine's, or has types that NumPy has
+    not.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class TrtRuntime(CheckedRuntime):
         trusted: bool = False,
         module: ModuleType | None = None,
         memory: Callable[[], DeviceMemory] = device_memory,
+        room: Callable[[tuple[int, ...], str], Array] = np.empty,
     ) -> None:
         self.file = read_engine(engine)
         self._api = _api(self.file, module, trusted)
@@ -61,7 +63,7 @@ class TrtRuntime(CheckedRuntime):
             self._engine, self._runtime = deserialised(self.file, self._api, logger, self._reader)
             tensors = list(io_tensors(self._engine, self._api))
         self._tensors = [tensor for _, tensor in tensors]
-        self._make_memory = memory
+        self._make_memory, self._room = memory, room
         self._memories: list[DeviceMemory] = []
         self._context: Any = None
         _check_dtypes(self._tensors)
@@ -93,7 +95,7 @@ class TrtRuntime(CheckedRuntime):
                 if tensor.name in feeds:
                     addresses.append(memory.put(feeds[tensor.name]))
                     continue
-                answer = answers[tensor.name] = np.empty(self._shape(index), tensor.dtype)
+                answer = answers[tensor.name] = self._room(self._shape(index), tensor.dtype)
                 addresses.append(memory.reserve(answer.nbytes))
             ran = self._context.execute_v2(addresses)
         if not ran:

@@ -107,12 +107,12 @@ class ClassificationTally:
 
     def figures(self) -> ClassificationFigures:
         """The numbers so far. The p99 is interpolated linearly between the two nearest images."""
-        mses = self._mses or [0.0]
+        mses = self._mses if self.images else [0.0]
         return ClassificationFigures(
             images=self.images,
-            mse_mean=float(np.mean(mses)),
-            mse_p99=float(np.percentile(mses, PERCENTILE)),
-            mse_max=max(mses),
+            mse_mean=float(np.mean(mses)) if mses else None,
+            mse_p99=float(np.percentile(mses, PERCENTILE)) if mses else None,
+            mse_max=max(mses, default=None),
             top1_mismatch_count=self._mismatches,
             top1_mismatch_rate=self._mismatch_test.mean,
             mismatch_interval=wilson_interval(self._mismatches, self.images, self.confidence),
@@ -136,7 +136,7 @@ class ClassificationTally:
             interval=found.mismatch_interval,
             confidence=self.confidence,
         )
-        if self.images and not self._mses:
+        if found.mse_mean is None:
             mses = (by_estimate("mse_mean", limits.mse_mean, None), by_estimate("mse_p99", limits.mse_p99, None))
             return (*mses, mismatch, finite_gate(self.non_finite))
         test = LookTest(limits.mse_mean, self.confidence, looks=1)
@@ -153,9 +153,13 @@ class ClassificationTally:
         The p99 is within its limit where at most 1 % of the images are above it: that share is what is tested.
         """
         found, limits = self.figures(), self.limits
-        test = LookTest(limits.mse_mean, self.confidence, looks)
+        if found.mse_mean is None:
+            mean = by_test("mse_mean", limits.mse_mean, None, "undecided", confidence=self.confidence)
+        else:
+            test = LookTest(limits.mse_mean, self.confidence, looks)
+            mean = by_look("mse_mean", test, found.mse_mean, self._standard_error(), len(self._mses))
         return (
-            by_look("mse_mean", test, found.mse_mean, self._standard_error(), len(self._mses)),
+            mean,
             by_test("mse_p99", limits.mse_p99, found.mse_p99, self._p99_test.verdict, confidence=self.confidence),
             by_test(
                 "top1_mismatch_rate",

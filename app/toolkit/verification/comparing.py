@@ -38,8 +38,9 @@ class Comparing:
     """What both models said, image by image.
 
     `limits` judge the task, but in a smoke test, whose images are too few for rates. `parity_limits` judge the raw
-    answers; None where they may differ (INT8, another network, another preprocessing). A fault in the graph often
-    leaves the task's figures where they were on the images at hand, and never the raw answers (docs/verification.md).
+    answers; None where they may differ (INT8, another network, another preprocessing of a known task). A fault in the
+    graph often leaves the task's figures where they were on the images at hand, and never the raw answers
+    (docs/verification.md).
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Comparing:
         confidence = request.sampling.confidence
         self._classes = self._boxes = None
         if self._model.head == "boxes":
-            self._boxes = DetectionTally(self._model.names, limits, request.nms, data.coco, confidence)
+            self._boxes = DetectionTally(self._model.names, limits, request.nms, data.coco, confidence, data.unlabelled)
         elif self._model.head != "raw":
             self._classes = ClassificationTally(self._model.names, limits, confidence)
 

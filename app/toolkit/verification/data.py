@@ -59,6 +59,7 @@ class VerificationData:
     """A folder's images in order. `coco` is what a mAP is measured on, for detectors with COCO annotations only.
 
     `coco.category_ids[i]` is the category of the model's class i, an id that is in no file where the data lacks it.
+    `unlabelled` are the model's classes of which `coco` has no box, so that no mAP tells of them.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class VerificationData:
     labels: Labels
     coco: CocoData | None = None
     warnings: tuple[str, ...] = ()
+    unlabelled: frozenset[int] = frozenset()
 
     @property
     def classes(self) -> frozenset[int]:
@@ -83,24 +85,28 @@ class Unreadable:
         """Count an image, by its name in the folder."""
         self.reasons[name] = reason
 
-    def check(self, total: int) -> None:
-        """Raise if too few of `total` images were read: NoImages for none, UnreadableImage above UNREADABLE_SHARE."""
-        count = len(self.reasons)
-        received = "; ".join(f"{name}: {reason}" for name, reason in list(self.reasons.items())[:3])
-        if count and count >= total:
+    def check_any(self, total: int) -> None:
+        """Raise NoImages if none of `total` images was read."""
+        if self.reasons and len(self.reasons) >= total:
             raise NoImages(
                 f"none of the {total} images can be read",
                 expected="at least one jpg, png or bmp picture",
-                received=received,
+                received=self._first(),
                 hint="open one of them in a viewer: it may be cut short, or not be what its name says",
             )
-        if count > UNREADABLE_SHARE * total:
+
+    def check_share(self, total: int) -> None:
+        """Raise UnreadableImage if more than UNREADABLE_SHARE of `total` images were not read."""
+        if len(self.reasons) > UNREADABLE_SHARE * total:
             raise UnreadableImage(
-                f"{count} of {total} images cannot be read",
+                f"{len(self.reasons)} of {total} images cannot be read",
                 expected=f"at most {UNREADABLE_SHARE:.0%}, which are passed over",
-                received=received,
+                received=self._first(),
                 hint="remove the files or replace them by readable ones",
             )
+
+    def _first(self) -> str:
+        return "; ".join(f"{name}: {reason}" for name, reason in list(self.reasons.items())[:3])
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's shape."""
@@ -206,8 +212,15 @@ def _with_coco(source: CocoData, names: Mapping[int, str], task: Task) -> Verifi
         samples.append(Sample(path, Path(file_name).as_posix(), classes, None, image_id, sizes[image_id]))
     if task == "classes":
         samples = _labelled(source, samples)
-    coco = replace(source, category_ids=category_ids) if task == "boxes" else None
-    return VerificationData(source.images, tuple(samples), "coco", coco, warnings)
+    if task != "boxes":
+        return VerificationData(source.images, tuple(samples), "coco", None, warnings)
+    unlabelled = frozenset(names).difference(*(sample.classes for sample in samples))
+    if unlabelled:
+        few = _listed(names[index] for index in sorted(unlabelled))
+        text = f"no box of {len(unlabelled)} of the model's {len(names)} classes is labelled, so no mAP tells of them"
+        warnings += (f"{text}: {few}",)
+    coco = replace(source, category_ids=category_ids)
+    return VerificationData(source.images, tuple(samples), "coco", coco, warnings, unlabelled)
 
 
 def _declared_size(source: CocoData, entry: Mapping[str, Any]) -> tuple[int, int] | None:

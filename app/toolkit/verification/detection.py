@@ -34,10 +34,17 @@ class DetectionTally:
 
     `names` are by class index, `nms` is what the compared detections went through, `coco` the labels, where there are
     any. The mAPs need a second pair of detections of each image, at COCO's settings; it is kept, 28 bytes a box.
+    `unlabelled` are the classes that the labels lack: of all detections, those of these classes are judged without.
     """
 
     def __init__(
-        self, names: Mapping[int, str], limits: Limits, nms: NmsSettings, coco: CocoData | None, confidence: float
+        self,
+        names: Mapping[int, str],
+        limits: Limits,
+        nms: NmsSettings,
+        coco: CocoData | None,
+        confidence: float,
+        unlabelled: frozenset[int] = frozenset(),
     ) -> None:
         self.names = names
         self.limits = limits
@@ -55,6 +62,8 @@ class DetectionTally:
         self._worst: Top[Worst] = Top(WORST_IMAGES)
         self._borderline: Top[dict[str, Any]] = Top(BORDERLINE_DETECTIONS)
         self._mismatch_test = ProportionTest(limits.detection_mismatch_rate, confidence)
+        self._unlabelled = unlabelled
+        self._unlabelled_test = ProportionTest(limits.detection_mismatch_rate, confidence)
         self._iou_test = ProportionTest(1 - PERCENTILE / 100, confidence)
 
     def add(
@@ -99,7 +108,10 @@ class DetectionTally:
         boxes = Counter([*reference.classes.tolist(), *candidate.classes.tolist()])
         matched = Counter(int(reference.classes[index]) for index, _, _ in pairs)
         self._boxes_of_class.update(boxes)
-        self._mismatches_of_class.update({index: count - 2 * matched[index] for index, count in boxes.items()})
+        mismatches = {index: count - 2 * matched[index] for index, count in boxes.items()}
+        self._mismatches_of_class.update(mismatches)
+        without = sum(count for index, count in mismatches.items() if index in self._unlabelled)
+        self._unlabelled_test.add(without / sum(boxes.values()) if without else 0.0)
 
     def _note_borderline(self, name: str, reference: Detections, candidate: Detections, pairs: Pairs) -> None:
         partner = {first: second for first, second, _ in pairs}
@@ -138,14 +150,23 @@ class DetectionTally:
         return self._labelled.precisions() if self._labelled else None
 
     def gates(self) -> tuple[Gate, ...]:
-        """The limits, judged by the figures. Where labels give no mAP, the detections' agreement is judged instead."""
+        """The limits, judged by the figures.
+
+        Where labels give no mAP, the detections' agreement is judged instead; where they give one but lack classes, the
+        share of all detections that are of these classes and have no partner.
+        """
         found, limits, precisions = self.figures(), self.limits, self._precisions()
         iou = by_estimate("iou_delta_p95", limits.iou_delta_p95, _judged_iou_delta(found))
         if precisions is None:
             mismatch = by_estimate("detection_mismatch_rate", limits.detection_mismatch_rate, found.mismatch_rate)
             return iou, mismatch, finite_gate(self.non_finite)
         test = LookTest(limits.map_delta, self.confidence, looks=1)
-        return (*_map_gates(estimate_in_interval, test, precisions), iou, finite_gate(self.non_finite))
+        gates = [*_map_gates(estimate_in_interval, test, precisions), iou]
+        if self._unlabelled:
+            without = sum(self._mismatches_of_class[index] for index in self._unlabelled)
+            share = without / sum(self._found) if without else 0.0
+            gates.append(by_estimate("detection_mismatch_rate", limits.detection_mismatch_rate, share))
+        return (*gates, finite_gate(self.non_finite))
 
     def sequential(self, looks: int) -> tuple[Gate, ...]:
         """The limits, judged by the tests that may stop early; to be asked at no more than `looks` counts of images.
@@ -163,13 +184,15 @@ class DetectionTally:
             confidence=self.confidence,
         )
         if precisions is None:
-            return iou, self._mismatch_gate(), finite_gate(self.non_finite)
+            return iou, self._mismatch_gate(self._mismatch_test), finite_gate(self.non_finite)
         unseen = unseen_share(self.images, self.confidence)  # a lost image costs about its share of the recall
         test = LookTest(limits.map_delta, self.confidence, looks, unseen)
-        return (*_map_gates(by_look, test, precisions), iou, finite_gate(self.non_finite))
+        gates = [*_map_gates(by_look, test, precisions), iou]
+        if self._unlabelled:
+            gates.append(self._mismatch_gate(self._unlabelled_test))
+        return (*gates, finite_gate(self.non_finite))
 
-    def _mismatch_gate(self) -> Gate:
-        test = self._mismatch_test
+    def _mismatch_gate(self, test: ProportionTest) -> Gate:
         return by_test(
             "detection_mismatch_rate",
             test.limit,

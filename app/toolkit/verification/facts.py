@@ -18,7 +18,8 @@ Policy = Literal["stratified", "random", "all", "sequential"]
 class Side:
     """One of the two models; None is what its file does not tell.
 
-    `path` is what reports call it by. `params` counts parameters, not millions. `input_shape` has names for free axes.
+    `path` is what reports call it by. `params` counts parameters, not millions. `input_shape` is what was compared,
+    `input_axes` has names for the file's free axes.
     `providers` are those that ONNX Runtime really used, empty for another runtime; `provider_options` took effect, and
     `providers_refused` says by provider why it is not among them. `preprocessing` is `Preprocessing.as_dict()`.
     """
@@ -32,7 +33,8 @@ class Side:
     task: str
     runtime: str
     preprocessing: Mapping[str, Any]
-    input_shape: tuple[int | str, ...] | None = None
+    input_shape: tuple[int, ...] | None = None
+    input_axes: tuple[int | str, ...] | None = None
     backbone: str | None = None
     num_classes: int | None = None
     params: int | None = None

@@ -1,8 +1,4 @@
-"""The gates of kernel parity: the largest differences of raw answers, by the limits of `app.toolkit.parity`.
-
-They judge a smoke test, where images are too few for rates and mAPs, and models whose answers are read neither as
-classes nor as boxes.
-"""
+"""The gates of kernel parity: the largest differences of raw answers, by the limits of `app.toolkit.parity`."""
 
 from __future__ import annotations
 
@@ -22,13 +18,19 @@ def parity_gates(inputs: Sequence[InputParity], units: Mapping[str, str], limits
     worst: dict[str, tuple[float, float]] = {}
     for one in inputs:
         for name, pair in shares_of_limit(one, units, limits).items():
-            worst[name] = max(worst.get(name, (0.0, pair[1])), pair, key=lambda seen: seen[0] / seen[1])
+            worst[name] = max(worst.get(name, pair), pair, key=_over)
     non_finite = sum(difference.non_finite for one in inputs for difference in one.outputs.values())
     gates = [
         Gate(f"kernel_{name}", limit, difference, "passed" if difference <= limit else "failed")
         for name, (difference, limit) in worst.items()
     ]
     return (*gates, finite_gate(non_finite))
+
+
+def _over(pair: tuple[float, float]) -> tuple[bool, float]:
+    """How far a difference is over its limit, which may be 0; limits of `values` differ from image to image."""
+    difference, limit = pair
+    return difference > limit, difference / limit if limit else difference
 
 
 def raw_figures(report: ParityReport) -> RawFigures:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 
-from app.toolkit.coco import CocoData, Prediction, coco_results
+from app.toolkit.coco import CocoData, Prediction, coco_results, truth_of
 from app.toolkit.detections import Detections
 
 BoolArray = npt.NDArray[np.bool_]
@@ -53,8 +53,7 @@ class LabelledDetections:
     def precisions(self) -> Precisions | None:
         """Over the images so far; None where these have no labelled box. With fewer than GROUPS, each is a group."""
         if self._precisions is None:
-            with contextlib.redirect_stdout(io.StringIO()):
-                truth = COCO(str(self._data.annotations))
+            truth = truth_of(self._data)
             if self._found and truth.getAnnIds(imgIds=list(self._found)):
                 self._precisions = self._evaluated(truth)
         return self._precisions

@@ -7,9 +7,10 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import PurePosixPath
 
+from app.toolkit.runtimes.ort_runtime import CPU, OrtRuntime
 from app.toolkit.tensorrt.manifest import sha256_of
 from app.toolkit.verification.facts import Side
-from app.toolkit.verification.request import VerifyRequest
+from app.toolkit.verification.request import Device, VerifyRequest
 from app.toolkit.verification.subject import Subject
 
 VERSIONED = re.compile(r"-(\d{8}-\d{6})-([0-9a-f]{7,40}|nogit)\.[a-z]+$")
@@ -18,8 +19,8 @@ VERSIONED = re.compile(r"-(\d{8}-\d{6})-([0-9a-f]{7,40}|nogit)\.[a-z]+$")
 REPORTED = ("torch", "onnx", "onnxruntime", "ultralytics", "timm", "numpy", "faster-coco-eval")
 
 
-def side(subject: Subject, request: VerifyRequest, index: int) -> Side:
-    """A model's facts; `index` is 0 for the reference, 1 for the candidate."""
+def side(subject: Subject, request: VerifyRequest, index: int, input_size: tuple[int, int]) -> Side:
+    """A model's facts; `index` is 0 for the reference, 1 for the candidate; compared at `input_size`, (H, W) in px."""
     model, runtime, about = subject.model, subject.runtime, subject.about
     return Side(
         path=called(subject, request, index),
@@ -31,17 +32,28 @@ def side(subject: Subject, request: VerifyRequest, index: int) -> Side:
         task=model.task,
         runtime=runtime.name,
         preprocessing=subject.preprocessing.as_dict(),
-        input_shape=runtime.inputs[0].shape,
+        input_shape=tuple(
+            free if isinstance(axis, str) else axis
+            for axis, free in zip(runtime.inputs[0].shape, (1, model.channels, *input_size), strict=True)
+        ),
+        input_axes=runtime.inputs[0].shape,
         backbone=about.get("backbone"),
         num_classes=len(model.names) or None,
         params=about.get("params"),
         opset=about.get("opset"),
         dynamic_axes=about.get("dynamic_axes"),
-        device=request.devices[index],
+        device=_device(subject, request.devices[index]),
         providers=getattr(runtime, "used_providers", ()),
         provider_options=getattr(runtime, "provider_options", {}),
         providers_refused=getattr(runtime, "refused", {}),
     )
+
+
+def _device(subject: Subject, asked: Device) -> Device:
+    """Where it ran: ONNX Runtime may have fallen back to the CPU, and an engine knows only the GPU."""
+    if isinstance(subject.runtime, OrtRuntime):
+        return "cpu" if subject.runtime.used_providers[0] == CPU else "cuda"
+    return "cuda" if subject.format == "engine" else asked
 
 
 def called(subject: Subject, request: VerifyRequest, index: int) -> str:
@@ -52,9 +64,9 @@ def called(subject: Subject, request: VerifyRequest, index: int) -> str:
 def exported_at(candidate: Subject, request: VerifyRequest) -> datetime | None:
     """By the versioned name, else by the file's own date, else unknown: a staged copy's age says nothing."""
     named = _named(candidate, request)
-    if named is not None:
-        return datetime.strptime(named[1], "%Y%m%d-%H%M%S").replace(tzinfo=timezone.utc)
     try:
+        if named is not None:
+            return datetime.strptime(named[1], "%Y%m%d-%H%M%S").replace(tzinfo=timezone.utc)
         stated = datetime.fromisoformat(str(candidate.about.get("exported_at")))
     except ValueError:
         return None

@@ -15,8 +15,9 @@ from typing import Any
 
 from app.toolkit.detections import COCO_NMS
 from app.toolkit.errors import UnreadableImage
-from app.toolkit.images import Uint8Array, read_image
+from app.toolkit.images import read_image
 from app.toolkit.parity import ParityLimits
+from app.toolkit.runtimes.base import Array
 from app.toolkit.verification.advice import advice, failure_text
 from app.toolkit.verification.comparing import Comparing, Seen
 from app.toolkit.verification.data import Sample, Unreadable, VerificationData, check_size, read_data, sampled
@@ -24,7 +25,7 @@ from app.toolkit.verification.errors import InvalidVerification, VerificationFai
 from app.toolkit.verification.facts import ReportFacts
 from app.toolkit.verification.origin import exported_at, git_sha_of, side, versions
 from app.toolkit.verification.request import FP16_STATISTICS, FP32_STATISTICS, Limits, VerifyRequest
-from app.toolkit.verification.result import Comparison
+from app.toolkit.verification.result import Comparison, DetectionFigures, Figures
 from app.toolkit.verification.sampling import (
     Chosen,
     add_hard,
@@ -37,6 +38,9 @@ from app.toolkit.verification.subject import TASKS, Answers, Subject, open_subje
 
 GROUP = 16
 """Images between which the two models change: their tensors and answers are kept so long."""
+
+LOW_MAP = 0.05
+"""Of a reference by the labels: below, these are more likely wrong than the model."""
 
 PHASES = ("load", "data", "hardness", "compare", "judge")
 Progress = Callable[[str, float], None]
@@ -74,6 +78,8 @@ class _Run:
         self.progress = progress
         self.seconds: dict[str, float] = {}
         self.unreadable = Unreadable()
+        self.unreadable_hard = Unreadable()
+        self.classes: set[int] = set()
         self.decided_after: int | None = None
         self._begun = time.perf_counter()
 
@@ -91,15 +97,15 @@ class _Run:
         self.kernel = Comparing("kernel", request, reference, data, limits, kernel_limits)
         self.pipeline = self.kernel
         if reference.preprocessing != candidate.preprocessing:
-            smoke_limits = kernel_limits if request.sampling.mode == "smoke" else None
-            self.pipeline = Comparing("pipeline", request, reference, data, limits, smoke_limits)
+            alone = request.sampling.mode == "smoke" or model.head == "raw"  # no task's limits judge these
+            self.pipeline = Comparing("pipeline", request, reference, data, limits, kernel_limits if alone else None)
         with reference.runtime, candidate.runtime:
             chosen = self._chosen(data)
             kernel, pipeline = self._compare(chosen.samples)
         self._ended("compare")
         return ReportFacts(
-            reference=side(reference, request, 0),
-            candidate=side(candidate, request, 1),
+            reference=side(reference, request, 0, size),
+            candidate=side(candidate, request, 1, size),
             kernel=kernel,
             pipeline=pipeline,
             kernel_parity=self.kernel.parity_report(reference.runtime.name, candidate.runtime.name).as_dict(),
@@ -107,7 +113,7 @@ class _Run:
             policy=chosen.policy,
             chosen_images=len(chosen.samples),
             sampled_images=self.kernel.images,
-            sampled_classes=chosen.sampled_classes,
+            sampled_classes=len(self.classes),
             limits=limits,
             names=model.names,
             input_size=size,
@@ -116,8 +122,8 @@ class _Run:
             nms=request.nms if model.head == "boxes" else None,
             strict=request.strict,
             decided_after=self.decided_after,
-            notes=(*notes, *data.warnings, *chosen.notes),
-            unreadable=self.unreadable.reasons,
+            notes=(*notes, *data.warnings, *chosen.notes, *_doubts(kernel.figures)),
+            unreadable={**self.unreadable_hard.reasons, **self.unreadable.reasons},
             seconds=self.seconds,
             versions=versions(),
         )
@@ -139,10 +145,10 @@ class _Run:
 
     def _hardness(self, sample: Sample) -> float | None:
         """How near to a decision's edge the reference's answer is; None for an image that cannot be read."""
-        seen = self._seen(sample)
+        seen = self._seen(sample, self.unreadable_hard)
         if seen is None:
             return None
-        model, answers = self.reference.model, self.reference.answer(seen.tensors[0])
+        model, answers = self.reference.model, self._answer(self.reference, seen.tensors[0])
         if model.head != "boxes":
             return hardness_of_classification(model.probabilities(answers)[0])
         (found,) = model.postprocess(answers, [seen.frames[0]], COCO_NMS)
@@ -159,11 +165,12 @@ class _Run:
                 self._take(samples[first : min(first + GROUP, end)])
                 self.progress("compare", min(first + GROUP, end) / len(samples))
             begin = end
-            self.unreadable.check(end)
+            self.unreadable.check_any(end)
             found = self._judged(len(ends))
             if self.request.sampling.mode == "auto" and _is_decided(found):
                 self.decided_after = self.kernel.images
                 break
+        self.unreadable.check_share(end)  # not at each look: the first few images may well have more than their share
         return found
 
     def _judged(self, ends: int) -> tuple[Comparison, Comparison]:
@@ -173,36 +180,34 @@ class _Run:
         return kernel, self.pipeline.judged(ends)
 
     def _take(self, samples: Sequence[Sample]) -> None:
-        group = [seen for sample in samples if (seen := self._seen(sample)) is not None]
+        group = [seen for sample in samples if (seen := self._seen(sample, self.unreadable)) is not None]
         for seen in group:
-            seen.reference = self.reference.answer(seen.tensors[0])
+            self.classes |= seen.sample.classes
+            seen.reference = self._answer(self.reference, seen.tensors[0])
         for seen in group:
-            kernel = self.candidate.answer(seen.tensors[0])
-            self.kernel.add(seen, seen.frames[0], self._named(kernel))
+            self.kernel.add(seen, seen.frames[0], self._answer(self.candidate, seen.tensors[0]))
             if self.pipeline is not self.kernel:
-                self.pipeline.add(seen, seen.frames[1], self._named(self.candidate.answer(seen.tensors[1])))
+                self.pipeline.add(seen, seen.frames[1], self._answer(self.candidate, seen.tensors[1]))
 
-    def _named(self, answers: Answers) -> Answers:
-        """The candidate's answers by the reference's names: by its own where they are the same, else in order."""
-        names = [spec.name for spec in self.reference.runtime.outputs]
+    def _answer(self, subject: Subject, tensor: Array) -> Answers:
+        """The answers by the names of the file whose model reads them: as they are where those are the same, else in
+        order."""
+        told = self.candidate if self.candidate.described and not self.reference.described else self.reference
+        names = [spec.name for spec in told.runtime.outputs]
+        answers = subject.answer(tensor)
         return answers if set(names) == set(answers) else dict(zip(names, answers.values(), strict=True))
 
-    def _seen(self, sample: Sample) -> Seen | None:
+    def _seen(self, sample: Sample, unreadable: Unreadable) -> Seen | None:
         """The sample's tensors; None, and noted, where it is no picture that can be read."""
-        from_file = self._image(sample)
-        if from_file is None:
+        try:
+            from_file = read_image(sample.path)
+        except UnreadableImage as error:
+            unreadable.note(sample.name, error.received)
             return None
         check_size(sample, from_file)
         first = self.reference.tensor_of(from_file, self.input_size)
         second = first if self.pipeline is self.kernel else self.candidate.tensor_of(from_file, self.input_size)
         return Seen(sample, (first[0], second[0]), (first[1], second[1]))
-
-    def _image(self, sample: Sample) -> Uint8Array | None:
-        try:
-            return read_image(sample.path)
-        except UnreadableImage as error:
-            self.unreadable.note(sample.name, error.received)
-            return None
 
 
 def _limits(request: VerifyRequest, candidate: Subject) -> Limits:
@@ -234,6 +239,14 @@ def _is_decided(found: Sequence[Comparison]) -> bool:
     """A failure anywhere decides, else every gate must be."""
     verdicts = {comparison.verdict for comparison in found}
     return "failed" in verdicts or "undecided" not in verdicts
+
+
+def _doubts(found: Figures) -> tuple[str, ...]:
+    """A note where the labels can hardly be of these images and classes, so that a difference of mAPs says nothing."""
+    if not isinstance(found, DetectionFigures) or found.map50_reference is None or found.map50_reference >= LOW_MAP:
+        return ()
+    low = f"the reference's mAP at IoU 0.5 is only {found.map50_reference:.2g}, of which a difference says little"
+    return (f"{low}: are the annotations of these images and classes?",)
 
 
 def _silent(_phase: str, _part: float) -> None:

@@ -25,8 +25,8 @@ class Limits:
 
     `mse_mean`, `mse_p99`: of probabilities, over images. `top1_mismatch_rate`: share of images, 0..1. `map_delta`:
     |mAP of the candidate - mAP of the reference| at IoU 0.5 and at 0.5:0.95. `iou_delta_p95`: 95th percentile of
-    1 - IoU over matched boxes. `detection_mismatch_rate`: share of detections without a partner, judged only where no
-    labels give a mAP.
+    1 - IoU over matched boxes. `detection_mismatch_rate`: share of detections without a partner, judged where no
+    labels give a mAP, and where they do of the classes that the labels lack.
     """
 
     mse_mean: float = 1e-4

@@ -37,12 +37,15 @@ class Gate:
 
 @dataclass(frozen=True)
 class ClassificationFigures:
-    """S4's numbers of a classifier, over `images`. Rates and accuracies are 0..1; MSEs are of probabilities."""
+    """S4's numbers of a classifier, over `images`. Rates and accuracies are 0..1; MSEs are of probabilities.
+
+    MSEs are None where a NaN or an infinity in every answer left nothing to measure.
+    """
 
     images: int
-    mse_mean: float
-    mse_p99: float
-    mse_max: float
+    mse_mean: float | None
+    mse_p99: float | None
+    mse_max: float | None
     top1_mismatch_count: int
     top1_mismatch_rate: float
     mismatch_interval: tuple[float, float]

@@ -19,7 +19,7 @@ from app.toolkit.models.open_model import open_model
 from app.toolkit.onnx_file import load_onnx, opset_of
 from app.toolkit.preprocessing import Preprocessing
 from app.toolkit.runtimes.base import Array, Runtime, TensorSpec, fill_batch
-from app.toolkit.runtimes.ort_runtime import CPU, CUDA, OrtRuntime, select_providers
+from app.toolkit.runtimes.ort_runtime import CPU, CUDA, TENSORRT, OrtRuntime, select_providers
 from app.toolkit.runtimes.torch_runtime import TorchRuntime
 from app.toolkit.runtimes.trt_runtime import TrtRuntime
 from app.toolkit.stats import stats_of_onnx
@@ -99,7 +99,22 @@ def _opened(request: VerifyRequest, path: Path, device: Device) -> Subject:
         raise NotAModel(
             f"{path.name} is no model by its name", expected="a .pt, .onnx or .engine file", received=path.suffix
         )
-    return opener(request, path, device)
+    subject = opener(request, path, device)
+    _check_image_input(subject)
+    return subject
+
+
+def _check_image_input(subject: Subject) -> None:
+    """Raise NotAModel for an input that takes no [N, C, H, W] of floats, which is what images are made into here."""
+    (spec,) = subject.runtime.inputs
+    channels_last = spec.shape[3] in (1, 3) and spec.shape[1] not in (1, 3)
+    if np.dtype(spec.dtype).kind != "f" or channels_last:
+        raise NotAModel(
+            f"{subject.path.name} takes images in another form than they are made here",
+            expected="one input [N, C, H, W] of float32 or float16",
+            received=f"{spec.name} {list(spec.shape)} of {spec.dtype}",
+            hint="export it with the channels first and floats in, and leave the conversion to the preprocessing",
+        )
 
 
 def _open_pt(request: VerifyRequest, path: Path, device: Device) -> Subject:
@@ -130,7 +145,8 @@ def _open_pt(request: VerifyRequest, path: Path, device: Device) -> Subject:
 def _open_onnx(request: VerifyRequest, path: Path, device: Device) -> Subject:
     graph = load_onnx(path)
     model = ExportedModel.of_onnx(graph)
-    providers = select_providers(device, tensorrt=request.tensorrt_provider, cache_dir=request.folder / TENSORRT_CACHE)
+    tensorrt = request.tensorrt_provider and path == request.candidate  # the reference stays what it is
+    providers = select_providers(device, tensorrt=tensorrt, cache_dir=request.folder / TENSORRT_CACHE)
     runtime = OrtRuntime(path, providers=providers, threads=request.threads)
     print(f"{path.name}: {runtime.summary()}")  # noqa: T201 - S4 E-4: the log says what took effect
     axes = [axis for spec in runtime.inputs for axis in spec.shape]
@@ -169,7 +185,7 @@ def _open_engine(request: VerifyRequest, path: Path, _device: Device) -> Subject
         "backbone": _backbone(entries),
         "exported_at": manifest and manifest.built_at,
     }
-    dtype: Dtype = "fp32" if manifest is None else manifest.precision  # type: ignore[assignment]
+    dtype: Dtype = dtype_of_header(entries) if manifest is None else manifest.precision  # type: ignore[assignment]
     return Subject(
         path,
         "engine",
@@ -201,6 +217,12 @@ def dtype_of(graph: ModelProto) -> Dtype:
     return "fp16" if values[True] > values[False] else "fp32"
 
 
+def dtype_of_header(entries: Mapping[str, str]) -> Dtype:
+    """Of an engine that Ultralytics wrote: its header has the export's arguments, `{'half': True, ...}`."""
+    arguments = entries.get("args", "")
+    return "int8" if "'int8': True" in arguments else "fp16" if "'half': True" in arguments else "fp32"
+
+
 def _each_from_the_other(reference: Subject, candidate: Subject) -> tuple[Subject, Subject, tuple[str, ...]]:
     """A file that does not say what it is, is fed and read as the other, which it was made from or made."""
     if reference.described == candidate.described:
@@ -212,11 +234,15 @@ def _each_from_the_other(reference: Subject, candidate: Subject) -> tuple[Subjec
 
 
 def _elsewhere(subject: Subject, device: Device) -> str:
-    """A note where ONNX Runtime fell back to the CPU (S4 E-4)."""
+    """A note where ONNX Runtime did not take what it was asked for (S4 E-4)."""
     runtime = subject.runtime
-    if device == "cpu" or not isinstance(runtime, OrtRuntime) or runtime.used_providers[0] != CPU:
+    if not isinstance(runtime, OrtRuntime):
         return ""
-    return f"{subject.path.name} ran on the CPU: {runtime.refused.get(CUDA, 'no CUDA provider')}"
+    if runtime.used_providers[0] == CPU and device != "cpu":
+        return f"{subject.path.name} ran on the CPU: {runtime.refused.get(CUDA, 'no CUDA provider')}"
+    if TENSORRT in runtime.refused:
+        return f"{subject.path.name} ran on {runtime.used_providers[0]} without TensorRT: {runtime.refused[TENSORRT]}"
+    return ""
 
 
 def _check_alike(reference: Subject, candidate: Subject) -> None:
