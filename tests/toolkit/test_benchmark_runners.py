@@ -17,7 +17,7 @@ from torch import nn
 from app.toolkit.benchmark.request import WAYS, BenchmarkRequest, Way
 from app.toolkit.benchmark.runners import open_runner, why_lacking
 from app.toolkit.benchmark.source import open_source, with_batch
-from app.toolkit.benchmark.timers import Feeds, failures_told, host_timer, is_out_of_memory
+from app.toolkit.benchmark.timers import Feeds, host_timer
 from app.toolkit.benchmark.torch_runners import TorchRunner, TorchWay
 from app.toolkit.errors import FeedMismatch, OutOfMemory, RuntimeUnavailable
 from app.toolkit.export import onnx_from_torch
@@ -25,6 +25,7 @@ from app.toolkit.fp16 import fp16_from_fp32
 from app.toolkit.images import read_image
 from app.toolkit.models.open_model import open_model
 from app.toolkit.runtimes.base import Array, TensorSpec
+from app.toolkit.runtimes.failures import failures_told, is_out_of_memory
 from app.toolkit.runtimes.torch_runtime import TorchRuntime
 from tests.toolkit.scenes import ASSETS, make_scenes
 

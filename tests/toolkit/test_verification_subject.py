@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
+from app.toolkit.errors import RuntimeUnavailable
 from app.toolkit.parity import Difference, InputParity, ParityLimits
 from app.toolkit.pipeline import ExportResult
 from app.toolkit.runtimes.ort_runtime import CPU, TENSORRT, OrtRuntime
 from app.toolkit.verification.gates import parity_gates
 from app.toolkit.verification.request import VerifyRequest
 from app.toolkit.verification.subject import dtype_of_header, open_subjects
+from tests.toolkit.small_graphs import mean_reader
 
 
 @pytest.mark.skipif(TENSORRT in ort.get_available_providers(), reason="this build of ONNX Runtime has TensorRT")
@@ -27,6 +30,17 @@ def test_tensorrt_is_asked_of_the_candidate_alone_and_its_refusal_is_noted(
     assert isinstance(reference.runtime, OrtRuntime) and isinstance(candidate.runtime, OrtRuntime)
     assert TENSORRT not in reference.runtime.refused and TENSORRT in candidate.runtime.refused
     assert any(note.startswith(f"candidate.onnx ran on {CPU} without TensorRT: ") for note in notes)
+
+
+def test_what_the_runtime_cannot_do_with_an_image_is_an_error_of_ours(tmp_path: Path) -> None:
+    graph = mean_reader(np.ones((3, 5)), shape=(1, 7), axes=("n", 3, 64, 64))  # five values are no seven
+    (tmp_path / "broken.onnx").write_bytes(graph.SerializeToString())
+    path = tmp_path / "broken.onnx"
+    reference, *_ = open_subjects(VerifyRequest(path, path, tmp_path, tmp_path))
+    refused = pytest.raises(RuntimeUnavailable, match=r"broken.onnx on an input \[1, 3, 64, 64\] failed")
+    with reference.runtime, refused as raised:
+        reference.answer(np.zeros((1, 3, 64, 64), np.float32))
+    assert "Reshape" in raised.value.received
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,12 @@ from app.toolkit.benchmark.request import BenchmarkRequest, Way
 from app.toolkit.benchmark.result import Accuracy, Agreement, BenchmarkResult, Part, Row
 from app.toolkit.benchmark.runners import Runner, open_runner, why_lacking
 from app.toolkit.benchmark.source import Source, open_source
-from app.toolkit.benchmark.timers import failures_told, page_locked
+from app.toolkit.benchmark.timers import page_locked
 from app.toolkit.errors import FeedMismatch, OutOfMemory, ToolkitError
 from app.toolkit.images import DEFAULT_IMAGES, list_images, read_image, sample_images
 from app.toolkit.latency import LatencyReport, sample_latency
 from app.toolkit.runtimes.base import Array
+from app.toolkit.runtimes.failures import failures_told
 from app.toolkit.stats import model_stats
 
 Progress = Callable[[str, float], None]

@@ -14,10 +14,11 @@ from app.toolkit.benchmark import ort_runners, torch_runners, trt_runners
 from app.toolkit.benchmark.request import BenchmarkRequest, Way
 from app.toolkit.benchmark.result import Part
 from app.toolkit.benchmark.source import Source
-from app.toolkit.benchmark.timers import Feeds, Timer, failures_told
+from app.toolkit.benchmark.timers import Feeds, Timer
 from app.toolkit.errors import RuntimeUnavailable, ToolkitError
 from app.toolkit.latency import LatencyReport, LatencySettings
 from app.toolkit.runtimes.base import Array, TensorSpec, check_feeds
+from app.toolkit.runtimes.failures import failures_told
 from app.toolkit.verification.request import Dtype
 
 

@@ -6,32 +6,20 @@ program does that cares for speed. So the ways differ by what they compute, not 
 
 from __future__ import annotations
 
-import contextlib
 import math
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from app.toolkit.benchmark.result import Part
-from app.toolkit.errors import OutOfMemory, RuntimeUnavailable, ToolkitError
 from app.toolkit.runtimes.base import Array
 
 Feeds = Mapping[str, Array]
 Timer = Callable[[int], float]
 """Runs the feeds of a call's number, and gives its milliseconds."""
-
-NO_MEMORY = re.compile(
-    r"out ?of ?memory|not enough memory|bad[_ ]alloc|alloc_failed|could not be allocated"
-    r"|(?:can't|cannot|failed to|unable to) allocate",
-    re.IGNORECASE,
-)
-"""What torch, CUDA's libraries, ONNX Runtime's allocators and TensorRT write; their exceptions share no base."""
-LIBRARIES = frozenset({"google", "onnxruntime", "pycuda", "tensorrt"})
-"""The first is protobuf, which writes no graph of 2 GiB."""
 
 
 def host_timer(run: Callable[[Feeds], object], feeds: Sequence[Feeds]) -> Timer:
@@ -118,34 +106,3 @@ def page_locked_room(shape: Sequence[int], dtype: str) -> Array:
         return np.empty(shape, dtype)
     size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)
-
-
-@contextlib.contextmanager
-def failures_told(what: str) -> Iterator[None]:
-    """What a library raises becomes OutOfMemory or RuntimeUnavailable; a defect of ours passes."""
-    try:
-        yield
-    except Exception as error:
-        received = next(iter(str(error).splitlines()), type(error).__name__)
-        if not isinstance(error, OutOfMemory) and is_out_of_memory(error):
-            raise OutOfMemory(
-                f"there is not enough memory for {what}",
-                expected="memory for the weights, the activations and the images",
-                received=received,
-                hint="a smaller batch or input",
-            ) from error
-        if not isinstance(error, ToolkitError) and _is_a_library_s(error):
-            raise RuntimeUnavailable(
-                f"{what} failed", expected="a model that the runtime can run", received=received
-            ) from error
-        raise
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of any library says that memory ran out."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error)) is not None
-
-
-def _is_a_library_s(error: BaseException) -> bool:
-    """torch raises RuntimeError, ONNX Runtime and the libraries of a GPU classes of their own without a common base."""
-    return isinstance(error, RuntimeError) or type(error).__module__.partition(".")[0] in LIBRARIES

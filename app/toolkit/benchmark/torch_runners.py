@@ -35,9 +35,10 @@ from torch import nn
 from app.toolkit.benchmark.request import BenchmarkRequest, Way
 from app.toolkit.benchmark.result import Part
 from app.toolkit.benchmark.source import Source
-from app.toolkit.benchmark.timers import Feeds, GpuSteps, Timer, host_timer, is_out_of_memory, side_stream
+from app.toolkit.benchmark.timers import Feeds, GpuSteps, Timer, host_timer, side_stream
 from app.toolkit.errors import RuntimeUnavailable
 from app.toolkit.runtimes.base import Array, CheckedRuntime, TensorSpec
+from app.toolkit.runtimes.failures import is_out_of_memory
 from app.toolkit.verification.request import Dtype
 
 WARM_RUNS = 3

@@ -19,6 +19,7 @@ from app.toolkit.models.open_model import open_model
 from app.toolkit.onnx_file import load_onnx, opset_of
 from app.toolkit.preprocessing import Preprocessing
 from app.toolkit.runtimes.base import Array, Runtime, TensorSpec, fill_batch
+from app.toolkit.runtimes.failures import failures_told
 from app.toolkit.runtimes.ort_runtime import CPU, CUDA, TENSORRT, OrtRuntime, select_providers
 from app.toolkit.runtimes.torch_runtime import TorchRuntime
 from app.toolkit.runtimes.trt_runtime import TrtRuntime
@@ -67,9 +68,14 @@ class Subject:
         return self.preprocessing.apply(image, input_size, self.model.channels)
 
     def answer(self, tensor: Array) -> dict[str, Array]:
-        """The answers to one image's tensor, float32 and of batch 1, in the order of the model's outputs."""
+        """The answers to one image's tensor, float32 and of batch 1, in the order of the model's outputs.
+
+        Raises OutOfMemory, and RuntimeUnavailable for what the runtime cannot do with it.
+        """
         spec = self.runtime.inputs[0]
-        answers = self.runtime.infer({spec.name: fill_batch(tensor.astype(spec.dtype, copy=False), spec)})
+        feed = fill_batch(tensor.astype(spec.dtype, copy=False), spec)
+        with failures_told(f"{self.path.name} on an input {list(feed.shape)}"):
+            answers = self.runtime.infer({spec.name: feed})
         return {name: np.asarray(answer[:1], dtype=np.float32) for name, answer in answers.items()}
 
 
