@@ -50,12 +50,14 @@ def test_an_archive_and_one_json_document(alone: Optimizing, drawn: Path) -> Non
     assert (told["mode"], told["sampled_images"], told["sampled_classes"]) == ("coverage", 24, 12)
     assert (told["mse_mean"], told["failed"]) == (0.0, False)
     assert Path(ended.json["report_path"]) == alone.folder / "export_report.json"
-    assert "data:image/" in (alone.folder / "report.html").read_text(), "its images were still there to be drawn"
+    assert (alone.folder / "report.html").is_file()
 
 
 def test_another_model_fails_with_the_reasons_and_where_to_look(alone: Optimizing, drawn: Path, swapped: str) -> None:
-    ended = alone("compare", CLASSIFIER, swapped, "--data", str(drawn / "crops"), "--out", "proof")
+    archive = shutil.make_archive(str(alone.folder / "crops"), "zip", drawn / "crops")
+    ended = alone("compare", CLASSIFIER, swapped, "--data", archive, "--out", "proof")
     assert ended.code == 1
+    assert "data:image/" in (alone.folder / "proof" / "report.html").read_text(), "what was unpacked could be drawn"
     assert "failed: swapped.pt does not answer like pills_classifier.pt on 12 images" in ended.out
     assert f"Report: {alone.folder}/proof/export_report.json" in ended.out
     assert "kernel and pipeline: top1_mismatch_rate is 1, limit 0.01" in ended.err
