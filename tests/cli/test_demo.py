@@ -32,7 +32,7 @@ def test_the_demo_shows_what_it_measured(tmp_path: Path) -> None:
         "The same by hand",
     ):
         assert heading in ended.out
-    assert ended.out.count("passed") == 2 + 4
+    assert ended.out.count("passed") == 2 + 6
     assert "with the same bytes" in ended.out
     (workspace,) = (tmp_path / "demo-workspace").iterdir()
     names = {path.name for path in (workspace / "store").rglob("*.onnx")}
