@@ -1,6 +1,6 @@
 """Does the comparison that stops early (`auto`) say what all of the images say (`full`), and how many does it save?
 
-    python -m benchmarks.verify_auto [--only pairs,streams,cost] [--task classes|boxes]
+    python -m benchmarks.verify_auto [--only pairs,streams,cost] [--task classes|boxes] [--crops-each 1000] [--scenes 600]
 
 The pills classifier and the pills detector against their exports: FP32, FP16, INT8, and FP32 with noise on the weights
 of one layer, so strong that the nearest limit is kept or missed by about a known factor. Every model answers every
@@ -351,7 +351,7 @@ def prepare(folder: Path, task: str, count: int) -> Bench:
     if is_boxes:
         source = PILLS / "pills_yolov8n.pt"
         return Bench(folder, source, folder / "images", folder / "instances.json", layer=0, sought_on=32)
-    return Bench(folder, PILLS / "pills_classifier.pt", folder / "crops", None, layer=0, sought_on=12 * count)
+    return Bench(folder, PILLS / "pills_classifier.pt", folder / "crops", None, layer=0, sought_on=12 * min(count, 200))
 
 
 def main() -> None:
@@ -359,8 +359,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="auto against full")
     parser.add_argument("--only", default="pairs,streams,cost")
     parser.add_argument("--task", choices=("classes", "boxes"), action="append")
-    parser.add_argument("--crops-each", type=int, default=200)
-    parser.add_argument("--scenes", type=int, default=300)
+    parser.add_argument("--crops-each", type=int, default=1000)
+    parser.add_argument("--scenes", type=int, default=600)
+    parser.add_argument("--orders", type=int, default=5)
     parser.add_argument("--streams", type=int, default=2000)
     parser.add_argument("--map-streams", type=int, default=100, help="fewer: each look measures mAPs")
     arguments = parser.parse_args()
@@ -369,7 +370,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             bench = prepare(Path(temporary), task, counts[task])
             if "pairs" in arguments.only:
-                pairs(bench, orders=20 if task == "classes" else 5)
+                pairs(bench, arguments.orders)
             if "streams" in arguments.only:
                 streams(bench, arguments.streams, arguments.map_streams)
             if "cost" in arguments.only:

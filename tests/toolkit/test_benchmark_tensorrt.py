@@ -89,7 +89,7 @@ def test_trtexec_builds_and_times_under_the_same_conditions(
         reports = runner.latencies(SETTINGS)
         assert any(f"trtexec {release}" in note for note in runner.notes)
         assert any("unstable: coefficient of variation 3.1 %" in note for note in runner.notes)
-        assert runner.started_pids == {int(pid) for pid in (place / "pids.txt").read_text().split()}
+        assert runner.started_pids >= {int(pid) for pid in (place / "pids.txt").read_text().split()}
     assert {part: report.windows_ms for part, report in reports.items()} == {
         "compute": (tuple(range(1, RUNS + 1)),) * 2,
         "copy_in": ((0.25,) * RUNS,) * 2,

@@ -169,13 +169,24 @@ def test_accuracies_are_over_labelled_images() -> None:
 
 
 def test_equal_models_pass_sequentially_as_soon_as_one_percent_is_shown() -> None:
-    total = len(looks(5000))
-    undecided = _tally(*[(SURE, SURE)] * 539).sequential(total)
+    total, limits = len(looks(5000)), Limits(mse_mean=0.01)
+    undecided = _tally(*[(SURE, SURE)] * 539, limits=limits).sequential(total)
     assert _gate(undecided, "top1_mismatch_rate").leans == "passed"
     assert {gate.name for gate in undecided if gate.verdict == "undecided"} == {"top1_mismatch_rate", "mse_p99"}
-    decided = _tally(*[(SURE, SURE)] * 540).sequential(total)
+    decided = _tally(*[(SURE, SURE)] * 540, limits=limits).sequential(total)
     assert all(gate.verdict == "passed" and gate.leans is None for gate in decided)
     assert _gate(decided, "top1_mismatch_rate").high == pytest.approx(0.01, rel=0.01)
+
+
+def test_the_fewer_the_classes_the_more_images_does_their_mean_take() -> None:
+    """A wholly wrong image has an MSE of 2 / classes, so of few classes fewer such images are within the limit."""
+    few = _gate(_tally(*[(SURE, SURE)] * 600).sequential(24), "mse_mean")
+    assert (few.verdict, few.leans) == ("undecided", "passed")
+    many = ClassificationTally({index: str(index) for index in range(1000)}, Limits(), confidence=0.99)
+    for index in range(120):
+        answer = np.eye(1000, dtype=np.float32)[index]
+        many.add("a.png", Path("a.png"), answer, answer)
+    assert _gate(many.sequential(24), "mse_mean").verdict == "passed"
 
 
 def test_swapped_classes_fail_sequentially_after_a_few_images() -> None:

@@ -47,7 +47,7 @@ def test_busy_strangers_are_noticed() -> None:
 
 
 def test_a_sleeping_workload_sees_what_the_kernel_counts_as_busy() -> None:
-    # On a quiet machine both are near 0 and nothing is noisy; beside other work both are the others'.
+    # On a quiet machine all are near 0; the servers that other tests started are children, and their work is ours.
     before = cpu_times()
     with NoiseMeter() as meter:
         time.sleep(2)
@@ -55,8 +55,8 @@ def test_a_sleeping_workload_sees_what_the_kernel_counts_as_busy() -> None:
     assert None not in (before.counted_s, before.idle_s, after.counted_s, after.idle_s)
     counted_s, idle_s = (after.counted_s or 0) - (before.counted_s or 0), (after.idle_s or 0) - (before.idle_s or 0)
     busy_pct = 100 * (counted_s - idle_s) / counted_s
-    assert meter.noise.others_pct == pytest.approx(busy_pct, abs=10)
-    assert meter.noise.own_pct < 5
+    assert meter.noise.others_pct is not None
+    assert meter.noise.own_pct + meter.noise.others_pct == pytest.approx(busy_pct, abs=10)
 
 
 def test_own_threads_and_children_are_no_strangers() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.toolkit.verification.gates import finite_gate
-from app.toolkit.verification.judging import by_estimate, by_look, by_test, estimate_in_interval
+from app.toolkit.verification.judging import by_estimate, by_test, estimate_in_interval
 from app.toolkit.verification.request import Limits
 from app.toolkit.verification.result import ClassificationFigures, Gate, Worst
 from app.toolkit.verification.sequential import LookTest, ProportionTest, wilson_interval
@@ -50,6 +50,8 @@ class ClassificationTally:
         self._worst: Top[Worst] = Top(WORST_IMAGES)
         self._borderline: Top[dict[str, Any]] = Top(BORDERLINE_IMAGES)
         self._mismatch_test = ProportionTest(limits.top1_mismatch_rate, confidence)
+        self._largest_mse = 2 / max(len(names), 1)  # of two distributions, as each squared norm is at most 1
+        self._mean_test = ProportionTest(limits.mse_mean / self._largest_mse, confidence)
         self._p99_test = ProportionTest(1 - PERCENTILE / 100, confidence)
 
     def add(
@@ -90,6 +92,7 @@ class ClassificationTally:
             return
         mse = float(np.mean((reference.astype(np.float64) - candidate) ** 2))
         self._mses.append(mse)
+        self._mean_test.add(min(mse / self._largest_mse, 1.0))
         self._p99_test.add(float(mse > self.limits.mse_p99))
 
     def _note_borderline(self, name: str, reference: Float32Array, first: int, second: int | None) -> None:
@@ -147,17 +150,22 @@ class ClassificationTally:
             finite_gate(self.non_finite),
         )
 
-    def sequential(self, looks: int) -> tuple[Gate, ...]:
-        """The limits, judged by the tests that may stop early; to be asked at no more than `looks` counts of images.
+    def sequential(self, _looks: int) -> tuple[Gate, ...]:
+        """The limits, judged by the tests that may stop early.
 
-        The p99 is within its limit where at most 1 % of the images are above it: that share is what is tested.
+        The p99 is within its limit where at most 1 % of the images are above it: that share is what is tested. The mean
+        is tested as one of values up to 2 / classes: nothing smaller is sure of what a rare image may hold.
         """
         found, limits = self.figures(), self.limits
-        if found.mse_mean is None:
-            mean = by_test("mse_mean", limits.mse_mean, None, "undecided", confidence=self.confidence)
-        else:
-            test = LookTest(limits.mse_mean, self.confidence, looks)
-            mean = by_look("mse_mean", test, found.mse_mean, self._standard_error(), len(self._mses))
+        low, high = self._mean_test.interval()
+        mean = by_test(
+            "mse_mean",
+            limits.mse_mean,
+            found.mse_mean,
+            self._mean_test.verdict,
+            interval=(low * self._largest_mse, high * self._largest_mse),
+            confidence=self.confidence,
+        )
         return (
             mean,
             by_test("mse_p99", limits.mse_p99, found.mse_p99, self._p99_test.verdict, confidence=self.confidence),
