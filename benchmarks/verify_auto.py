@@ -1,6 +1,7 @@
 """Does the comparison that stops early (`auto`) say what all of the images say (`full`), and how many does it save?
 
-    python -m benchmarks.verify_auto [--only pairs,streams,cost] [--task classes|boxes] [--crops-each 1000] [--scenes 600]
+    python -m benchmarks.verify_auto [--only pairs,streams,cost] [--task classes|boxes] [--crops-each 1000]
+                                     [--scenes 600]
 
 The pills classifier and the pills detector against their exports: FP32, FP16, INT8, and FP32 with noise on the weights
 of one layer, so strong that the nearest limit is kept or missed by about a known factor. Every model answers every
