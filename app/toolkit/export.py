@@ -56,6 +56,11 @@ def _trace(
     adapter: ModelAdapter, input_size: tuple[int, int], batch_size: int, opset: int, dynamic: bool
 ) -> ModelProto:
     network = adapter.export_module(dynamic=dynamic)
+    specs = adapter.input_specs(input_size, batch_size)
+    # Adapters keep their networks so: another layout would be converted at every layer of the trace.
+    examples = tuple(
+        torch.zeros([int(axis) for axis in spec.shape]).contiguous(memory_format=torch.channels_last) for spec in specs
+    )
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():
@@ -64,10 +69,10 @@ def _trace(
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,
-                (adapter.example_input(input_size, batch_size),),
+                examples,
                 buffer,  # type: ignore[arg-type]  # torch annotates a path, and takes a file
                 opset_version=opset,
-                input_names=[spec.name for spec in adapter.input_specs(input_size, batch_size)],
+                input_names=[spec.name for spec in specs],
                 output_names=list(adapter.output_names),
                 dynamic_axes=adapter.dynamic_axes() if dynamic else None,
                 dynamo=False,

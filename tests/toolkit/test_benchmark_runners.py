@@ -171,7 +171,7 @@ class OneDtypeOnly(nn.Module):
 def test_a_network_that_does_not_run_in_fp16_says_so() -> None:
     before = torch.get_num_threads()
     specs = [TensorSpec("images", "float32", (1, 3, 8, 8))], [TensorSpec("answer", "float32", ())]
-    runner = TorchRunner(OneDtypeOnly(), *specs, TorchWay(half=True), threads=before + 1, channels_last=True)
+    runner = TorchRunner(OneDtypeOnly(), *specs, TorchWay(half=True), threads=before + 1)
     with pytest.raises(RuntimeUnavailable, match=r"cannot run the network this way.*RuntimeError"):
         runner.__enter__()
     assert torch.get_num_threads() == before

@@ -321,7 +321,7 @@ def test_a_few_unreadable_images_are_named_and_many_are_an_error() -> None:
     unreadable.note("a.png", "cut short")
     unreadable.check_any(2)
     unreadable.check_share(20)
-    assert unreadable.as_dict() == {"count": 1, "files": [{"name": "a.png", "reason": "cut short"}]}
+    assert unreadable.reasons == {"a.png": "cut short"}
     with pytest.raises(UnreadableImage, match="1 of 19 images") as raised:
         unreadable.check_share(19)
     assert raised.value.received == "a.png: cut short"

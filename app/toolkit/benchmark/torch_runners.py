@@ -100,7 +100,6 @@ def prepared(
             adapter.output_specs(),
             how,
             threads=request.threads or len(os.sched_getaffinity(0)),
-            channels_last=adapter.example_input(size, 1).is_contiguous(memory_format=torch.channels_last),
         )
 
     return make, "fp16" if how.half else "fp32"
@@ -122,13 +121,11 @@ class TorchRunner(CheckedRuntime):
         how: TorchWay,
         *,
         threads: int,
-        channels_last: bool,
     ) -> None:
         super().__init__("torch", inputs, outputs)
         self.notes: list[str] = []
         self._module, self._how, self._threads = module, how, threads
         self._dtype = torch.float16 if how.half else torch.float32
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._network: Callable[[torch.Tensor], torch.Tensor | Sequence[torch.Tensor]] | None = None
         self._open_until = contextlib.ExitStack()
 
@@ -165,7 +162,7 @@ class TorchRunner(CheckedRuntime):
         """[N, C, H, W] float32 in, float32 out, on one device; the casts are part of what is computed."""
         assert self._network is not None  # noqa: S101 - it is open; this tells the type checker
         with torch.inference_mode():
-            results = self._network(images.to(dtype=self._dtype, memory_format=self._layout))
+            results = self._network(images.to(dtype=self._dtype, memory_format=torch.channels_last))
             results = (results,) if isinstance(results, torch.Tensor) else results
             return [result.float().contiguous() for result in results]
 

@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from app.toolkit.detections import Detections, NmsSettings
@@ -99,10 +98,6 @@ class ModelAdapter(ImageModel, Protocol):
 
     def output_specs(self) -> tuple[TensorSpec, ...]:
         """Names and dtypes of the outputs, their axes free."""
-        ...
-
-    def example_input(self, input_size: tuple[int, int], batch_size: int) -> torch.Tensor:
-        """A [N, C, H, W] float32 tensor that the exporter may trace with."""
         ...
 
     def reference_module(self) -> nn.Module:

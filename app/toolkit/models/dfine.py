@@ -111,11 +111,6 @@ class DFineModel:
             TensorSpec(BOXES, "float32", ("batch", self.num_queries, 4)),
         )
 
-    def example_input(self, input_size: tuple[int, int], batch_size: int) -> torch.Tensor:
-        """Zeros [N, C, H, W]."""
-        zeros = torch.zeros(batch_size, self.channels, *input_size)
-        return zeros.contiguous(memory_format=torch.channels_last)
-
     def preprocess(self, image: Uint8Array, input_size: tuple[int, int]) -> tuple[Float32Array, LetterboxFrame]:
         """As `RTDetrImageProcessor`, which is D-FINE's."""
         return self.preprocessing.apply(image, input_size, self.channels)

@@ -115,11 +115,6 @@ class TimmModel:
         """`logits`, float32 [N, classes]."""
         return (TensorSpec(OUTPUT, "float32", ("batch", len(self.names))),)
 
-    def example_input(self, input_size: tuple[int, int], batch_size: int) -> torch.Tensor:
-        """Zeros [N, C, H, W]."""
-        zeros = torch.zeros(batch_size, self.channels, *input_size)
-        return zeros.contiguous(memory_format=torch.channels_last)
-
     def preprocess(self, image: Uint8Array, input_size: tuple[int, int]) -> tuple[Float32Array, LetterboxFrame]:
         """A centre crop, normalised as in training."""
         return self.preprocessing.apply(image, input_size, self.channels)

@@ -100,11 +100,6 @@ class UltralyticsModel:
         first = ("batch", "classes") if self.task == "classify" else ("batch", "values", "anchors")
         return tuple(TensorSpec(name, "float32", axes.get(name, first)) for name in self.output_names)
 
-    def example_input(self, input_size: tuple[int, int], batch_size: int) -> torch.Tensor:
-        """Zeros [N, C, H, W]."""
-        zeros = torch.zeros(batch_size, self.channels, *input_size)
-        return zeros.contiguous(memory_format=torch.channels_last)
-
     def preprocess(self, image: Uint8Array, input_size: tuple[int, int]) -> tuple[Float32Array, LetterboxFrame]:
         """A letterbox; a classifier's centre crop."""
         return self.preprocessing.apply(image, input_size, self.channels)

@@ -31,7 +31,6 @@ Task = Literal["boxes", "classes", "raw"]
 
 OUTSIDE_PX = 1.0  # as far as rounding carries a box over its image's edge
 UNREADABLE_SHARE = 0.05
-NAMED = 20  # of what is wrong, so many are named; all are counted
 
 GENERIC_NAME = re.compile(r"(class[ _-]?)?\d+", re.IGNORECASE)
 """What exporters call the classes of a model that names none: class0, class_0, 0."""
@@ -107,11 +106,6 @@ class Unreadable:
 
     def _first(self) -> str:
         return "; ".join(f"{name}: {reason}" for name, reason in list(self.reasons.items())[:3])
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON's shape."""
-        named = list(self.reasons.items())[:NAMED]
-        return {"count": len(self.reasons), "files": [{"name": name, "reason": reason} for name, reason in named]}
 
 
 def sampled(data: VerificationData, count: int | None) -> VerificationData:

@@ -165,18 +165,7 @@ def _open_onnx(request: VerifyRequest, path: Path, device: Device) -> Subject:
         "backbone": _backbone(entries),
         "exported_at": entries.get("date"),
     }
-    return Subject(
-        path,
-        "onnx",
-        dtype_of(graph),
-        model,
-        runtime,
-        model.preprocessing,
-        model.fixed_size,
-        model.input_size,
-        model.described,
-        about,
-    )
+    return _exported(path, "onnx", dtype_of(graph), model, runtime, about)
 
 
 def _open_engine(request: VerifyRequest, path: Path, _device: Device) -> Subject:
@@ -192,18 +181,14 @@ def _open_engine(request: VerifyRequest, path: Path, _device: Device) -> Subject
         "exported_at": manifest and manifest.built_at,
     }
     dtype: Dtype = dtype_of_header(entries) if manifest is None else manifest.precision  # type: ignore[assignment]
-    return Subject(
-        path,
-        "engine",
-        dtype,
-        model,
-        runtime,
-        model.preprocessing,
-        model.fixed_size,
-        model.input_size,
-        model.described,
-        about,
-    )
+    return _exported(path, "engine", dtype, model, runtime, about)
+
+
+def _exported(
+    path: Path, form: Format, dtype: Dtype, model: ExportedModel, runtime: Runtime, about: Mapping[str, Any]
+) -> Subject:
+    places = (model.fixed_size, model.input_size, model.described)
+    return Subject(path, form, dtype, model, runtime, model.preprocessing, *places, about)
 
 
 def _backbone(entries: Mapping[str, str]) -> str | None:
