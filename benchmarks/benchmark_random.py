@@ -1,6 +1,6 @@
 """The benchmark job's tables for networks of full size with random weights: their speed is that of trained ones.
 
-    python -m benchmarks.benchmark_random yolov8n [--device cuda] [--batch-sizes 1 2 4 8 16] [--ways all] [--out FOLDER]
+    python -m benchmarks.benchmark_random [yolov8n] [--device cuda] [--batch-sizes 1 2 4 8 16] [--ways all] [--out DIR]
 
 The model is yolov8n, yolo11m, any other of Ultralytics' names, or dfine (D-FINE L by transformers' configuration).
 `--out` keeps the job's files: `benchmark.json`, `.md`, `.html` and the pictures.
@@ -32,7 +32,7 @@ from tests.toolkit.dfines import save_full_size  # noqa: E402
 def main() -> None:
     """Make the checkpoint, run the job's own code, print its Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="?", default="yolov8n")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--ways", nargs="+", choices=("all", *WAYS), default=["all"])

@@ -184,7 +184,7 @@ def test_data_that_gives_no_accuracy_is_noted(tmp_path: Path, classifier: Path, 
         (raw, pool / "images", pool / "instances.json", "answers mean is not known"),
         (classifier, pool / "images", None, "takes folders of its classes' names"),
         (pills, pool / "crops", None, "takes COCO annotations"),
-        (classifier, pool / "crops", None, "no way that ran gives its answers"),
+        (classifier, pool / "crops", None, "no way's answers could be evaluated"),
     ):
         result = benchmark(asked(path, tmp_path, ways=("tensorrt_fp16",), images=images, annotations=labels))
         (note,) = (note for note in result.notes if "gave no accuracy" in note)
@@ -197,6 +197,17 @@ def test_an_image_that_cannot_be_read_ends_the_benchmark(tmp_path: Path, classif
     (images / sorted(images.iterdir())[0].name / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(UnreadableImage, match="broken"):
         benchmark(asked(classifier, tmp_path, input_size=(96, 96), images=images))
+
+
+def test_an_image_that_goes_away_costs_the_accuracy_and_no_times(tmp_path: Path, classifier: Path, pool: Path) -> None:
+    crops = shutil.copytree(pool / "crops", tmp_path / "crops")
+    gone = sorted(crops.glob("*/*"))[-1]
+    request = asked(classifier, tmp_path, images=crops)
+    result = benchmark(request, progress=lambda _what, _part: gone.unlink(missing_ok=True))
+    row = row_of(result, "onnxruntime")
+    assert row.parts and not row.why_not and not result.accuracy
+    assert [note for note in row.notes if note.startswith("no accuracy: ") and gone.name in note]
+    assert "`data` gave no accuracy: no way's answers could be evaluated" in result.notes
 
 
 def test_annotations_of_other_images_end_the_benchmark(tmp_path: Path, pills: Path, pool: Path) -> None:

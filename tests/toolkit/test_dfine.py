@@ -235,6 +235,11 @@ def test_the_export_is_proven(proven: ExportResult) -> None:
     assert proven.inputs[0].shape == ("batch", 3, *EXPORT_SIZE)
 
 
+def test_the_oldest_opset_that_samples_grids_keeps_the_paddings(dfine: Path, tmp_path: Path) -> None:
+    """onnxslim's shape inference folds a padding's sides to others there."""
+    assert export_and_prove(dfine, tmp_path / "a.onnx", opset=16, images=DEFAULT_IMAGES[:1], threads=1).parity["passed"]
+
+
 def test_the_file_reads_its_images_and_answers_as_the_checkpoint(proven: ExportResult, dfine: Path) -> None:
     graph, model = load_onnx(proven.path), opened(dfine)
     told = ExportedModel.of_onnx(graph)

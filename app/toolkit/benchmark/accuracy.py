@@ -43,7 +43,7 @@ def why_no_accuracy(model: ImageModel, data: VerificationData | None) -> str:
     if model.head == "raw":
         why = "what the model's answers mean is not known"
     elif data is not None:
-        why = "no way that ran gives its answers"
+        why = "no way's answers could be evaluated"
     elif TASKS[model.head] == "boxes":
         why = "its images have no labels for a detector, which takes COCO annotations"
     else:

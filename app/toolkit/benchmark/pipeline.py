@@ -153,9 +153,19 @@ class _Run:
                 row = self._timed(runner, Row(way, batch_size), batches, meter)
             if row.why_not or not runner.answers:  # trtexec's memory is another process's
                 return row
-            if self.data is not None and way not in self.accuracy:
-                self.accuracy[way] = accuracy_of(self.source.model, runner, self.data, self.source.input_size)
+            row = self._evaluated(runner, row)
         return replace(row, **asdict(meter.memory))
+
+    def _evaluated(self, runner: Runner, row: Row) -> Row:
+        """Its accuracy is added to the others'; where that fails the times stand, with a note."""
+        if self.data is None or row.way in self.accuracy:
+            return row
+        try:
+            with failures_told("evaluating the accuracy"):
+                self.accuracy[row.way] = accuracy_of(self.source.model, runner, self.data, self.source.input_size)
+        except ToolkitError as error:
+            return replace(row, notes=(*row.notes, f"no accuracy: {_told(error)}"))
+        return row
 
     def _timed(self, runner: Runner, row: Row, batches: Sequence[Array], memory: MemoryMeter) -> Row:
         (spec,) = runner.inputs
@@ -234,5 +244,9 @@ def _params(source: Source) -> int | None:
 
 
 def _refused(row: Row, error: ToolkitError) -> Row:
+    return replace(row, why_not=_told(error), hint=error.hint)
+
+
+def _told(error: ToolkitError) -> str:
     told = (error.message, f"expected {error.expected}" * bool(error.expected), error.received)
-    return replace(row, why_not="; ".join(text for text in told if text), hint=error.hint)
+    return "; ".join(text for text in told if text)
