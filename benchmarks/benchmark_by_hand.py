@@ -1,10 +1,10 @@
 """Do the GPU runners' figures agree with a loop that anyone would write, on the same machine in the same run?
 
-    python -m benchmarks.benchmark_by_hand [yolov8n yolo11m] [--batch-sizes 1 16] [--rounds 3]
+    python -m benchmarks.benchmark_by_hand [yolov8n yolo11m] [--batch-sizes 1 16] [--ways torch_fp32]
 
-By hand: Ultralytics' own network with random weights, fused, images that stay on the GPU, CUDA events around one call,
-the median of 100 after 20 that do not count. Ours: the job's runner of the same way and its `compute` part. In turns;
-TF32 is off and cuDNN searches its algorithms on both sides. Needs a CUDA GPU.
+By hand: Ultralytics' own network with random weights, fused, in either memory layout, images that stay on the GPU, CUDA
+events around one call, the median of 100 after 20 that do not count. Ours: the job's runner of the same way and its
+`compute` part. In turns; TF32 is off and cuDNN searches its algorithms on both sides. Needs a CUDA GPU.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ from app.toolkit.benchmark.torch_runners import TORCH_WAYS  # noqa: E402
 from benchmarks.verify_table import random_yolo  # noqa: E402
 
 WAYS: tuple[Way, ...] = ("torch_fp32", "torch_fp16", "torch_fp16_graph", "torch_fp16_compile_graph")
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
 WARM_UP, CALLS = 20, 100
 
 
-def by_hand(checkpoint: Path, way: Way, images: torch.Tensor) -> Callable[[], object]:
+def by_hand(checkpoint: Path, way: Way, images: torch.Tensor, layout: torch.memory_format) -> Callable[[], object]:
     """One call of the network on images that lie on the GPU."""
     how = TORCH_WAYS[way]
     dtype = torch.float16 if how.half else torch.float32
-    network = YOLO(checkpoint).model.fuse(verbose=False).eval().cuda().to(dtype)
-    images = images.cuda().to(dtype)
+    network = YOLO(checkpoint).model.fuse(verbose=False).eval().cuda().to(dtype).to(memory_format=layout)
+    images = images.cuda().to(dtype=dtype, memory_format=layout)
+    torch.compiler.reset()
     run = torch.compile(network) if how.compiled else network
     if not how.graph:
         return lambda: run(images)
@@ -68,20 +70,21 @@ def median_ms(call: Callable[[], object]) -> float:
 
 
 def row(source: Source, request: BenchmarkRequest, way: Way, batch_size: int, rounds: int) -> str:
-    """Of the table: both medians and the ratio of each round."""
+    """Of the table: the medians, and the ratio to the faster of both layouts by hand in each round."""
     shape = (batch_size, 3, *source.input_size)
     feeds = [{"images": np.random.default_rng(seed).random(shape, np.float32)} for seed in range(8)]
+    images = torch.from_numpy(feeds[0]["images"])
     ours, theirs = [], []
     with open_runner(way, source, request, batch_size) as runner, torch.inference_mode():
         timer = runner.timers(feeds)["compute"]
-        call = by_hand(request.model, way, torch.from_numpy(feeds[0]["images"]))
+        calls = [by_hand(request.model, way, images, layout) for layout in LAYOUTS]
         for _ in range(rounds):
-            theirs.append(median_ms(call))
+            theirs.append([median_ms(call) for call in calls])
             times_ms = [timer(number) for number in range(WARM_UP + CALLS)]
             ours.append(statistics.median(times_ms[WARM_UP:]))
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    cells = [f"{statistics.median(values):.3f}" for values in (ours, theirs, ratios)]
-    cells[-1] += f" ({min(ratios):.3f} to {max(ratios):.3f})"
+    ratios = [one / min(others) for one, others in zip(ours, theirs, strict=True)]
+    medians = [statistics.median(values) for values in (ours, *zip(*theirs, strict=True), ratios)]
+    cells = [*(f"{value:.3f}" for value in medians[:-1]), f"{medians[-1]:.3f} ({min(ratios):.3f} to {max(ratios):.3f})"]
     return f"| {request.model.stem} | {way} | {batch_size} | {' | '.join(cells)} |"
 
 
@@ -90,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["yolov8n"])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -106,7 +110,7 @@ def main() -> None:
             request = BenchmarkRequest(checkpoint, Path(folder), device="cuda", trusted=True)
             source = open_source(request)
             for batch_size in arguments.batch_sizes:
-                for way in WAYS:
+                for way in arguments.ways:
                     print(row(source, request, way, batch_size, arguments.rounds), flush=True)
 
 

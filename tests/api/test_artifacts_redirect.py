@@ -150,6 +150,7 @@ def test_a_part_of_another_file_is_found_out(optimizing: Optimizing, redirecting
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_reached_is_named(
     optimizing: Optimizing, redirecting: Redirecting, minio_server: S3Server, tmp_path: Path
 ) -> None:

@@ -104,7 +104,8 @@ def test_s0_s_example_for_a_dla_core_names_what_runs_where(jetson: Service, key:
     assert job["metrics"]["preflight"]["dla"] is not None
 
 
-@pytest.mark.parametrize("release", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("8.5", "10.3")), "11.1"])
+@pytest.mark.slow
+@pytest.mark.parametrize("release", ["8.5", "10.3", "11.1"])
 def test_int8_without_the_python_package_is_quantised_first(machine: Machine, graph: bytes, release: str) -> None:
     service = machine(release)
     scenes = make_scenes(service.workspace / "pills", images=4, seed=51) / "images"
@@ -289,6 +290,7 @@ def _command(pid: int) -> str:
         return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "code"),
     [("out_of_memory", "OUT_OF_MEMORY"), ("parser_error", "UNSUPPORTED_OPERATOR"), ("killed", "BUILD_KILLED")],
@@ -301,6 +303,7 @@ def test_a_build_that_fails_says_why(machine: Machine, graph: bytes, scenario: s
     assert not any(name.endswith(".engine") for name in job["artifact_files"])
 
 
+@pytest.mark.slow
 def test_a_hung_trtexec_is_ended_at_its_limit(machine: Machine, graph: bytes) -> None:
     service = machine("10.3", "hang", TRTEXEC_TIMEOUT_SEC="1")
     key = service.upload(PID, "best.onnx", graph)

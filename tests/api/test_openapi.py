@@ -82,6 +82,7 @@ def _fuzz(service: Service, things: list[tuple[str, str, str]], examples: int) -
     return seen
 
 
+@pytest.mark.slow
 def test_no_5xx_and_no_undeclared_status(fuzzed: Service, things: list[tuple[str, str, str]]) -> None:
     seen = _fuzz(fuzzed, things, FEW)
     print(seen)

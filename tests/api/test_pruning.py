@@ -60,6 +60,7 @@ def test_whole_filters_are_zero(service: Service, key: str, tmp_path: Path) -> N
     assert int((weight.flatten(1).abs().sum(1) == 0).sum()) == round(0.25 * weight.shape[0])
 
 
+@pytest.mark.slow
 def test_channels_leave_and_the_result_goes_on_its_way(service: Service, key: str, tmp_path: Path) -> None:
     scenes = make_scenes(tmp_path / "scenes", images=8, seed=5)
     annotations = service.upload(PID, "instances.json", scenes / "instances.json")

@@ -56,6 +56,7 @@ def _calibration(job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_folder_an_archive_and_a_prefix_calibrate_alike(service: Service, key: str, scenes: Path) -> None:
     archive = service.upload(PID, "scenes.zip", _packed(scenes))
     first = service.upload(PID, "000.jpg", min(scenes.iterdir()))
@@ -94,6 +95,7 @@ def test_no_readable_image_fails_with_what_was_there(service: Service, key: str)
     assert "a.jpg" in json.dumps(job["error"])
 
 
+@pytest.mark.slow
 def test_labels_give_map_and_dynamic_comes_with_its_warning(service: Service, key: str, scenes: Path) -> None:
     data = {"images": str(scenes), "annotations": str(scenes.parent / "instances.json")}
     asked = {"input_path": key, "calib_dir": str(scenes), "num_samples": 8, "data": data, "max_drop": 0.5}

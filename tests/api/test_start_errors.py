@@ -64,7 +64,8 @@ def test_a_record_store_that_cannot_be_reached(make_service: MakeService, driver
     assert "MONGO_URL" in text
 
 
-@pytest.mark.parametrize("driver", ["pymongo", pytest.param("motor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
 @pytest.mark.parametrize(("user", "words"), [(f"tester:{SECRET}@", "refuses the user"), ("", "may not do this")])
 def test_a_record_store_that_does_not_let_us_in(
     make_service: MakeService, make_ferretdb: Callable[..., MongoServer], driver: str, user: str, words: str
@@ -85,6 +86,7 @@ def test_an_artifact_store_that_cannot_be_reached(make_service: MakeService) -> 
     assert "S3_ENDPOINT" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["minio_server", "seaweedfs_server"])
 @pytest.mark.parametrize(("name", "value"), [("S3_SECRET_KEY", SECRET), ("S3_ACCESS_KEY", "somebody")])
 def test_an_artifact_store_that_does_not_let_us_in(

@@ -68,6 +68,7 @@ def test_a_job_s_process_knows_no_secret(secretive: Service) -> None:
         assert {name for name in seen["environment"] if not name.startswith(KEPT_PREFIXES)} <= ALLOWED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secretive", ["forkserver"], indirect=True)
 def test_nor_does_one_of_a_fork_server_that_was_started_again(secretive: Service) -> None:
     """It is started when a job needs it, in the midst of a service whose environment holds everything."""

@@ -42,6 +42,7 @@ def swapped(tmp_path: Path) -> str:
     return str(tmp_path / "swapped.pt")
 
 
+@pytest.mark.slow
 def test_an_archive_and_one_json_document(alone: Optimizing, drawn: Path) -> None:
     archive = shutil.make_archive(str(alone.folder / "crops"), "zip", drawn / "crops")
     ended = alone("compare", CLASSIFIER, CLASSIFIER, "--data", archive, "--per-class-k", "2", "--json")
@@ -53,6 +54,7 @@ def test_an_archive_and_one_json_document(alone: Optimizing, drawn: Path) -> Non
     assert (alone.folder / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_another_model_fails_with_the_reasons_and_where_to_look(alone: Optimizing, drawn: Path, swapped: str) -> None:
     archive = shutil.make_archive(str(alone.folder / "crops"), "zip", drawn / "crops")
     ended = alone("compare", CLASSIFIER, swapped, "--data", archive, "--out", "proof")

@@ -113,6 +113,7 @@ def test_a_proof_that_fails_publishes_nothing_and_says_what_to_do(tmp_path: Path
     assert Path(report["onnx_path"]).parent == out / "unproven"
 
 
+@pytest.mark.slow
 def test_an_export_that_breaks_off_is_reported_with_all_of_s4s_keys(tmp_path: Path, training: Training) -> None:
     out = training("classification_best.pt")
     out.mkdir()

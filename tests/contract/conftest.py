@@ -15,8 +15,16 @@ from app.storage.records import RecordStore
 from tests.services.plugin import MONGO_SERVERS, S3_SERVERS, mongo_server_named, s3_server_named
 from tests.services.servers import S3Server
 
-RECORD_STORES = ["sqlite", *(f"{server}-{driver}" for server in MONGO_SERVERS for driver in ("pymongo", "motor"))]
-ARTIFACT_STORES = ["local", *S3_SERVERS]
+SLOW = {"motor": pytest.mark.slow, "seaweedfs": pytest.mark.slow}
+"""Of two drivers and two servers that keep the same contract the quick suite runs one each."""
+MONGO_STORES = [
+    pytest.param(f"{server}-{driver}", marks=SLOW.get(driver, ()))
+    for server in MONGO_SERVERS
+    for driver in ("pymongo", "motor")
+]
+S3_STORES = [pytest.param(server, marks=SLOW.get(server, ())) for server in S3_SERVERS]
+RECORD_STORES = ["sqlite", *MONGO_STORES]
+ARTIFACT_STORES = ["local", *S3_STORES]
 
 OpenRecords = Callable[[], Awaitable[RecordStore]]
 
@@ -53,7 +61,7 @@ async def records(open_records: OpenRecords) -> RecordStore:
     return await open_records()
 
 
-@pytest.fixture(params=S3_SERVERS)
+@pytest.fixture(params=S3_STORES)
 def s3_server(request: pytest.FixtureRequest) -> S3Server:
     """Every S3 server, for tests of what only S3 has."""
     return s3_server_named(request, request.param)

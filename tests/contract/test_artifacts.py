@@ -220,6 +220,7 @@ async def test_a_list_is_in_the_order_of_keys_and_below_the_prefix_only(artifact
     assert [(info.size_bytes, info.sha256) for info in infos] == [(7, sha256(b"content"))]
 
 
+@pytest.mark.slow
 async def test_twelve_hundred_keys_are_listed(artifacts: ArtifactStore) -> None:
     made = [f"artifacts/P0001/optimizing/O0001/{n // 100}/{n}.txt" for n in range(1200)]
     for start in range(0, 1200, 200):
@@ -285,6 +286,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_memory_does_not_grow_with_the_file(artifact_environment: dict[str, str]) -> None:
     """In a process of its own, whose peak is nobody else's."""
     command = [sys.executable, "-c", UPLOAD]

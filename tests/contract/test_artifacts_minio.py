@@ -129,6 +129,7 @@ async def test_a_server_that_is_killed_and_comes_back_is_waited_for(
         await store.check()
 
 
+@pytest.mark.slow
 async def test_a_server_that_stays_away_is_unavailable_and_leaves_nothing_here(
     make_minio: Callable[[], S3Server], tmp_path: Path
 ) -> None:

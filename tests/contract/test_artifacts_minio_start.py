@@ -86,6 +86,7 @@ async def test_an_address_where_nobody_listens(tmp_path: Path) -> None:
     assert error.hint is not None and "S3_ENDPOINT" in error.hint
 
 
+@pytest.mark.slow
 async def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"

@@ -41,6 +41,7 @@ async def test_a_pointer_that_leads_elsewhere_by_now_is_not_moved(artifacts: Art
     assert await artifacts.pointer(f"{BELOW}/latest_classification.onnx") is None
 
 
+@pytest.mark.slow
 async def test_of_many_who_move_a_pointer_at_once_one_does(artifacts: ArtifactStore) -> None:
     ahead: str | None = None
     for start in range(0, 40, 8):

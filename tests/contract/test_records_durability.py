@@ -68,6 +68,7 @@ async def test_what_was_answered_survives_a_kill(record_environment: dict[str, s
     assert len(set(numbers)) == len(numbers)
 
 
+@pytest.mark.slow
 async def test_two_processes_share_one_store(record_environment: dict[str, str], open_records: OpenRecords) -> None:
     with (
         _process(record_environment, count=60, claim=True, name="one") as one,

@@ -43,6 +43,7 @@ def test_a_dead_process_has_its_own_code_and_the_neighbour_finishes(
     assert "job.log" in ended["artifact_files"], "what it left behind is kept"
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended_at_its_limit_and_the_wait_in_the_queue_does_not_count(
     make_service: MAKE,
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_process_that_hangs_is_ended_at_its_limit_and_the_wait_in_the_queue_do
     assert service.wait(waiting)["status"] == "completed", "it waited for 1.5 s and then had 1.5 s of its own"
 
 
+@pytest.mark.slow
 def test_a_flooded_log_ends_the_job_and_its_beginning_is_kept(make_service: MAKE) -> None:
     service = make_service(JOB_LOG_MAX_MIB="2")
     neighbour = service.submit("nap", "P1", {"seconds": 1.0})
@@ -79,6 +81,7 @@ def test_cancel_ends_a_grandchild_that_ignores_sigterm(
     assert service.wait(neighbour)["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_the_grandchild_too(make_service: MAKE, tmp_path: Path) -> None:
     service = make_service(JOB_TIMEOUT_SEC="2")
     file = tmp_path / "pids"
@@ -88,6 +91,7 @@ def test_a_time_limit_ends_the_grandchild_too(make_service: MAKE, tmp_path: Path
     assert not any(alive(one) for one in pids)
 
 
+@pytest.mark.slow
 def test_a_queued_job_is_cancelled_without_ever_starting(make_service: MAKE) -> None:
     service = make_service(JOB_CPU_CONCURRENCY="1")
     running = service.submit("hang", "P1", {})
@@ -108,6 +112,7 @@ def test_the_end_leaves_no_work_folder(service: Service, pid: str) -> None:
     eventually(lambda: not list(service.workspace.glob(f"jobs/*/{pid}/*")), 5, what="the work folders gone")
 
 
+@pytest.mark.slow
 def test_a_dead_fork_server_is_replaced_and_its_job_runs_again(make_service: MAKE) -> None:
     service = make_service()
     job = service.submit("nap", "P1", {"seconds": 3.0})
@@ -131,6 +136,7 @@ def test_jobs_run_without_a_fork_server_where_the_setting_says_so(make_service: 
     assert service.wait(hanging)["status"] == "cancelled"
 
 
+@pytest.mark.slow
 @pytest.mark.every_store
 def test_a_stop_gives_unfinished_jobs_back_and_the_next_start_runs_them(make_service: MAKE) -> None:
     service = make_service("same", DRAIN_TIMEOUT_SEC="0.5")
@@ -167,6 +173,7 @@ def memory_group(limit_bytes: int) -> Iterator[Path]:
         group.rmdir()
 
 
+@pytest.mark.slow
 def test_out_of_memory_takes_the_job_and_neither_the_service_nor_the_neighbour(make_service: MAKE) -> None:
     with memory_group(1536 * 1024 * 1024) as group:
         service = make_service(start=False)

@@ -84,6 +84,7 @@ def _runs_at(service: Service, job: str) -> bool:
     return bool(record["status"] == "running") and folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["pymongo"])
 def test_either_one_answers_for_the_other_s_jobs(pair: tuple[Service, Service], receiver: Receiver) -> None:
     one, two = pair

@@ -42,6 +42,7 @@ def test_seaweedfs_keeps_files_over_a_kill(tmp_path: Path) -> None:
         _put_and_read_after_a_kill(started(servers.seaweedfs, "seaweedfs", tmp_path, stack))
 
 
+@pytest.mark.slow
 def test_ferretdb_keeps_documents_over_a_kill(make_ferretdb: Callable[[], MongoServer]) -> None:
     server = make_ferretdb()
     with server.client() as client:

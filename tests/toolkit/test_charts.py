@@ -98,6 +98,7 @@ def test_all_zero_numbers_are_drawn_too() -> None:
     assert _bars(_pixels(_stats(_layer("a", 0), macs=0)), WORK) == []
 
 
+@pytest.mark.slow
 def test_it_leaves_home_pyplot_and_the_environment_alone(tmp_path: Path) -> None:
     code = (
         "import os, sys; before = dict(os.environ)\n"

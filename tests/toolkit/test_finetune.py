@@ -58,6 +58,7 @@ def recovered(
     )
 
 
+@pytest.mark.slow
 def test_every_weight_keeps_its_shape_and_the_given_network_its_values(
     pills: Path, pruned: nn.Module, recovered: FinetuneResult
 ) -> None:
@@ -183,6 +184,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_and_nothing_is_written_outside(pills: Path, scenes: CocoData, tmp_path: Path) -> None:
     home, cwd, work = (tmp_path / name for name in ("home", "cwd", "work"))
     for folder in (home, cwd, work):

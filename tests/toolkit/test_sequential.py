@@ -67,6 +67,7 @@ def test_of_nothing_everything_is_possible() -> None:
     assert ProportionTest(0.01, 0.99).interval() == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_at_the_limit_a_verdict_is_as_rare_as_promised_and_above_it_a_pass_is_rarer_still() -> None:
     passed, failed = (found.mean() for found in _verdicts(_mismatches(0.05), limit=0.05, confidence=0.99))
     margin = 3 * math.sqrt(0.01 * 0.99 / STREAMS)

@@ -208,6 +208,7 @@ def _children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["hang", "stubborn"])
 def test_a_hung_build_is_killed_with_what_it_started(tmp_path: Path, request_: BuildRequest, scenario: str) -> None:
     found = probe(trtexec(tmp_path, scenario=scenario))

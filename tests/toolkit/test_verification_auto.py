@@ -74,6 +74,7 @@ def _compared(
     )
 
 
+@pytest.mark.slow
 def test_a_good_export_is_passed_before_all_images_are_seen_as_all_would(good: Path, half: Path, crops: Path) -> None:
     auto, full = (_compared(good, half, crops, mode) for mode in ("auto", "full"))
     assert auto.verdict == full.verdict == "passed"

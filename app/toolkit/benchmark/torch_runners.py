@@ -9,6 +9,8 @@ Settings, on a GPU, restored at the end:
 - FP32 is FP32: TF32, which keeps 10 of 23 fraction bits, is off. torch has it on for convolutions unless it is told.
 - cuDNN finds its algorithms by timing them (`torch.backends.cudnn.benchmark`), as ONNX Runtime's CUDA provider and
   TensorRT do. torch leaves that off for inputs whose shape changes; here it does not.
+- Each precision has the memory layout that is the faster one for it: FP16 channels last, FP32 without TF32 channels
+  first, as people run it. A slow FP32 would flatter every speed-up (`benchmarks/benchmark_by_hand.py`).
 
 `torch.compile` runs in its default mode. `max-autotune` compiles for minutes for each batch size, and `reduce-overhead`
 goes on without a CUDA graph where it cannot have one, with a warning only. So the graph is captured here, of the
@@ -126,6 +128,8 @@ class TorchRunner(CheckedRuntime):
         self.notes: list[str] = []
         self._module, self._how, self._threads = module, how, threads
         self._dtype = torch.float16 if how.half else torch.float32
+        first = self.device == "cuda" and not how.half
+        self._layout = torch.contiguous_format if first else torch.channels_last
         self._network: Callable[[torch.Tensor], torch.Tensor | Sequence[torch.Tensor]] | None = None
         self._open_until = contextlib.ExitStack()
 
@@ -147,7 +151,7 @@ class TorchRunner(CheckedRuntime):
             self._open_until = stack.pop_all()
 
     def _make_ready(self) -> None:
-        network = copy.deepcopy(self._module).to(self.device, self._dtype)
+        network = copy.deepcopy(self._module).to(self.device, self._dtype).to(memory_format=self._layout)
         self._network = torch.compile(network, dynamic=False) if self._how.compiled else network
         begun = time.perf_counter()
         self._first_run()
@@ -162,7 +166,7 @@ class TorchRunner(CheckedRuntime):
         """[N, C, H, W] float32 in, float32 out, on one device; the casts are part of what is computed."""
         assert self._network is not None  # noqa: S101 - it is open; this tells the type checker
         with torch.inference_mode():
-            results = self._network(images.to(dtype=self._dtype, memory_format=torch.channels_last))
+            results = self._network(images.to(dtype=self._dtype, memory_format=self._layout))
             results = (results,) if isinstance(results, torch.Tensor) else results
             return [result.float().contiguous() for result in results]
 
