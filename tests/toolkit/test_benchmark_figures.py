@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from app.toolkit.benchmark.figures import energy_mj_per_image, with_headline, with_speedups
+from app.toolkit.benchmark.figures import confirmed, energy_mj_per_image, with_headline, with_speedups
 from app.toolkit.benchmark.meters import EnergyMeter, Noise
 from app.toolkit.benchmark.result import Row
+from app.toolkit.latency import LatencyReport, LatencySettings, sample_latency
 from tests.toolkit.benchmark_results import report, timed, unstable
 from tests.toolkit.powercap import package
 
 QUIET = Noise(1.0, 2, own_pct=50, others_pct=1, error_pct=1, steal_pct=0, held_back_pct=0, overheated=0, load=(0, 0))
 NOISY = replace(QUIET, others_pct=40)
+BRIEF = LatencySettings(window_calls=5, min_window_ms=0, max_windows=4)
 
 
 def test_a_stable_row_of_a_quiet_machine_has_its_p50_as_headline() -> None:
@@ -33,6 +35,28 @@ def test_a_row_that_was_unstable_or_disturbed_claims_nothing(*, stable: bool, no
 def test_a_part_that_is_unstable_alone_takes_nothing_away() -> None:
     parts = {"end_to_end": report(8.0), "copy_in": report(0.01, stable=False)}
     assert with_headline(Row("torch_fp32", 1), parts, QUIET).headline_ms == 8.0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("later_ms", "stable"), [(8.0, True), (8.3, True), (5.0, False), (9.0, False)])
+def test_a_time_that_is_another_at_the_row_s_end_is_not_stable(later_ms: float, *, stable: bool) -> None:
+    first = sample_latency(lambda _call: 8.0, settings=BRIEF)
+    found = confirmed(first, lambda _call: later_ms, BRIEF)
+    assert first.stable and found.stable is stable
+    assert (found is first) is stable
+    assert stable or {8.0, later_ms} == {one for window in found.windows_ms for one in window}
+
+
+def test_a_time_that_finds_no_rest_at_the_row_s_end_is_not_stable() -> None:
+    first = sample_latency(lambda _call: 8.0, settings=BRIEF)
+    assert not confirmed(first, lambda call: 8.0 + call, BRIEF).stable
+
+
+@pytest.mark.parametrize("first", [report(8.0, stable=False), report(1_000_000.0)])
+def test_what_was_unstable_or_took_long_is_not_timed_again(first: LatencyReport) -> None:
+    def never(_call: int) -> float:
+        raise AssertionError
+
+    assert confirmed(first, never, BRIEF) is first
 
 
 def test_speedups_are_over_the_first_way_that_was_timed_at_the_same_batch_size() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from app.toolkit.benchmark.accuracy import accuracy_of, labelled_images, why_no_accuracy
 from app.toolkit.benchmark.agreeing import Reference, of_image, why_not_equal
-from app.toolkit.benchmark.figures import energy_mj_per_image, with_headline, with_speedups
+from app.toolkit.benchmark.figures import confirmed, energy_mj_per_image, with_headline, with_speedups
 from app.toolkit.benchmark.machine import machine_facts
 from app.toolkit.benchmark.meters import EnergyMeter, MemoryMeter, Noise, NoiseMeter
 from app.toolkit.benchmark.request import BenchmarkRequest, Way
@@ -198,6 +198,7 @@ class _Run:
             if meter.is_long_enough:
                 break
             end_to_end(call)
+        parts["end_to_end"] = confirmed(parts["end_to_end"], end_to_end, settings)
         return parts, energy_mj
 
     def _batches(self, batch_size: int) -> list[Array]:
