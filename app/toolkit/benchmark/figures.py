@@ -19,7 +19,7 @@ LONG_MS = 5_000.0
 
 
 def confirmed(first: LatencyReport, end_to_end: Timer, settings: LatencySettings) -> LatencyReport:
-    """`first` itself where a second measurement, taken at the row's end, has its p50; else both as one, not stable.
+    """`first` itself where a second measurement, taken at the row's end, has its p50; else one over both, not stable.
 
     Three windows may agree within a fifth of a second, which on one GPU machine lay in a slow spell of the host.
     """
@@ -28,7 +28,14 @@ def confirmed(first: LatencyReport, end_to_end: Timer, settings: LatencySettings
     again = sample_latency(end_to_end, settings=settings)
     if again.stable and abs(again.p50_ms / first.p50_ms - 1) <= settings.tolerance_pct / 100:
         return first
-    return replace(latency_of((*first.windows_ms, *again.windows_ms), settings), stable=False)
+    kept = settings.agreeing_windows
+    windows = [
+        *first.windows_ms[:-kept],
+        *again.windows_ms[:-kept],
+        *first.windows_ms[-kept:],
+        *again.windows_ms[-kept:],
+    ]
+    return replace(latency_of(windows, replace(settings, agreeing_windows=2 * kept)), stable=False)
 
 
 def with_headline(row: Row, parts: Mapping[Part, LatencyReport], noise: Noise, energy_mj: float | None = None) -> Row:

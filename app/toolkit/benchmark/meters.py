@@ -7,7 +7,6 @@ anything meanwhile, so none disturbs what it watches. What cannot be read is Non
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 
+from app.toolkit.benchmark.malloc import give_back
 from app.toolkit.benchmark.nvml import HEAT, MIB, POWER, Gpu, find_gpu
 from app.toolkit.benchmark.processor import ROOT, TICKS_PER_SECOND, CpuTimes, cpu_times, text_of, whole_of
 from app.toolkit.tensorrt.process import descendants
@@ -243,7 +243,7 @@ class MemoryMeter:
             self._allocated = torch.cuda.memory_allocated()
             self._free = torch.cuda.mem_get_info()[0]
         gc.collect()
-        _return_freed()
+        give_back()
         self._resident_mib = _resident_mib("VmRSS") if _reset_peak() else None
         return self
 
@@ -252,7 +252,7 @@ class MemoryMeter:
         """What the host's memory holds for a while in the block does not count."""
         self._peak_mib = max(self._peak_mib, _resident_mib("VmHWM") or 0.0)
         yield
-        _return_freed()
+        give_back()
         _reset_peak()
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
@@ -266,13 +266,6 @@ class MemoryMeter:
             by_torch = torch.cuda.max_memory_allocated() - self._allocated
             device = max(by_torch, self._free - torch.cuda.mem_get_info()[0]) / MIB
         self.memory = Memory(host, device)
-
-
-def _return_freed() -> None:
-    """Give the kernel what was freed before the block; glibc keeps it, and the block would seem to take that less."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _reset_peak() -> bool:

@@ -311,6 +311,13 @@ def method(result: BenchmarkResult) -> Iterator[str]:
     )
     yield f"{settings.get('rotating_inputs', UNKNOWN)} different inputs took turns; each way ran alone."
     yield "Each way's answers were checked against the first way's before it was timed."
+    if settings.get("device") == "cuda":
+        yield (
+            "PyTorch computed FP32 without TF32, channels first, and FP16 channels last; "
+            "cuDNN chose its algorithms by timing them."
+        )
+    else:
+        yield "PyTorch kept the memory that it freed: to get it anew for each call may double its times."
     yield "Memory is of opening, answering and being timed; torch.compile's has the compiling in it."
     if counts := sorted({found.images for found in result.accuracy.values()}):
         yield f"Accuracy was measured on {', '.join(map(str, counts))} images."

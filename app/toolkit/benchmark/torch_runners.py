@@ -34,6 +34,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from app.toolkit.benchmark.malloc import freed_memory_kept
 from app.toolkit.benchmark.request import BenchmarkRequest, Way
 from app.toolkit.benchmark.result import Part
 from app.toolkit.benchmark.source import Source
@@ -212,9 +213,6 @@ class CudaTorchRunner(TorchRunner):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._steps = GpuSteps(side_stream(), self._copy_in, self._compute, self._copy_out)
         super()._make_ready()
-        self.notes.append("cuDNN chose its algorithms by timing them (torch.backends.cudnn.benchmark)")
-        if not self._how.half:
-            self.notes.append("FP32 without TF32")
 
     def _first_run(self) -> None:
         stream = self._steps.stream
@@ -258,14 +256,15 @@ class CudaTorchRunner(TorchRunner):
 
 @contextlib.contextmanager
 def settings(device: str, threads: int) -> Iterator[None]:
-    """The threads, and for a GPU what the module's docstring says; restored at the end."""
+    """The threads, for a CPU the memory, and for a GPU what the module's docstring says; restored at the end."""
     cuda, cudnn, threads_before = torch.backends.cuda.matmul, torch.backends.cudnn, torch.get_num_threads()
     before = cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     torch.set_num_threads(threads)
     if device == "cuda":
         cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = False, False, True
     try:
-        yield
+        with contextlib.nullcontext() if device == "cuda" else freed_memory_kept():
+            yield
     finally:
         torch.set_num_threads(threads_before)
         if device == "cuda":
