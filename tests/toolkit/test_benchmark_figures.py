@@ -38,27 +38,31 @@ def test_a_part_that_is_unstable_alone_takes_nothing_away() -> None:
     assert with_headline(Row("torch_fp32", 1), parts, QUIET).headline_ms == 8.0  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("later_ms", "stable"), [(8.0, True), (8.3, True), (5.0, False), (9.0, False)])
-def test_a_time_that_is_another_at_the_row_s_end_is_not_stable(later_ms: float, *, stable: bool) -> None:
-    first = sample_latency(lambda _call: 8.0, settings=BRIEF)
-    found = confirmed(first, lambda _call: later_ms, BRIEF)
-    assert first.stable and found.stable is stable
-    assert (found is first) is stable
-    low_ms, high_ms = sorted((8.0, 8.0 if stable else later_ms))
-    assert window_limits_ms(found) == (low_ms, high_ms)
+def opening(p50_ms: float) -> LatencyReport:
+    return sample_latency(lambda _call: p50_ms, settings=BRIEF)
 
 
-def test_a_time_that_finds_no_rest_at_the_row_s_end_is_not_stable() -> None:
-    first = sample_latency(lambda _call: 8.0, settings=BRIEF)
-    assert not confirmed(first, lambda call: 8.0 + call, BRIEF).stable
+def row_of(first: LatencyReport) -> Row:
+    return with_headline(Row("onnxruntime", 4), {"end_to_end": first}, QUIET, 30.0)
 
 
-@pytest.mark.parametrize("first", [report(8.0, stable=False), report(1_000_000.0)])
-def test_what_was_unstable_or_took_long_is_not_timed_again(first: LatencyReport) -> None:
-    def never(_call: int) -> float:
-        raise AssertionError
+def test_the_headline_is_over_all_openings() -> None:
+    row = confirmed(row_of(opening(8.0)), [opening(8.2), opening(8.3)])
+    assert (row.headline_ms, row.images_per_second, row.energy_mj_per_image) == (8.2, 4000 / 8.2, 30.0)
+    assert row.parts["end_to_end"].stable and row.parts["end_to_end"].as_dict()["calls"] == 3 * 3 * 5
 
-    assert confirmed(first, never, BRIEF) is first
+
+@pytest.mark.parametrize("later_ms", [5.0, 7.5, 8.5])
+def test_an_opening_with_another_median_takes_the_headline(later_ms: float) -> None:
+    row = confirmed(row_of(opening(8.0)), [opening(8.0), opening(later_ms)])
+    assert row.headline_ms is row.images_per_second is row.energy_mj_per_image is None
+    assert not row.parts["end_to_end"].stable
+    assert window_limits_ms(row.parts["end_to_end"]) == (min(8.0, later_ms), max(8.0, later_ms))
+
+
+def test_an_opening_that_finds_no_rest_takes_the_headline() -> None:
+    restless = sample_latency(lambda call: 8.0 + (call // 5) % 2, settings=BRIEF)
+    assert not restless.stable and confirmed(row_of(opening(8.0)), [restless]).headline_ms is None
 
 
 def test_speedups_are_over_the_first_way_that_was_timed_at_the_same_batch_size() -> None:

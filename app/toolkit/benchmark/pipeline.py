@@ -39,6 +39,9 @@ Progress = Callable[[str, float], None]
 ROTATING = 8
 """Different inputs that take turns: what a cache kept of one call is of no use to the next."""
 
+AGAIN, AGAIN_SECONDS = 2, 10.0
+"""How often a way with a headline is opened and timed anew, and after how long no further time."""
+
 OOM_HINT = "take a smaller batch, which S1 found to be the cure, or a smaller input size"
 UNSEEN = "what others used of the processor cannot be read here: none of the figures is known to be undisturbed"
 UNSEEN_GPU = (
@@ -154,7 +157,18 @@ class _Run:
             if row.why_not or not runner.answers:  # trtexec's memory is another process's
                 return row
             row = self._evaluated(runner, row)
-        return replace(row, **asdict(meter.memory))
+        row = replace(row, **asdict(meter.memory))
+        return row if row.headline_ms is None else confirmed(row, self._again(runner, batches))
+
+    def _again(self, runner: Runner, batches: Sequence[Array]) -> list[LatencyReport]:
+        """Of one further opening at least, of two where the first does not take long."""
+        reports: list[LatencyReport] = []
+        ends_at = time.monotonic() + AGAIN_SECONDS
+        while not reports or (len(reports) < AGAIN and time.monotonic() < ends_at):
+            with runner:
+                end_to_end = runner.timers(_feeds(runner, batches))["end_to_end"]
+                reports.append(sample_latency(end_to_end, settings=self.request.settings))
+        return reports
 
     def _evaluated(self, runner: Runner, row: Row) -> Row:
         """Its accuracy is added to the others'; where that fails the times stand, with a note."""
@@ -168,8 +182,7 @@ class _Run:
         return row
 
     def _timed(self, runner: Runner, row: Row, batches: Sequence[Array], memory: MemoryMeter) -> Row:
-        (spec,) = runner.inputs
-        feeds = [{spec.name: batch.astype(spec.dtype, copy=False)} for batch in batches]
+        feeds = _feeds(runner, batches)
         if runner.answers:
             with memory.paused():
                 agreement = self._agreement(runner, feeds)
@@ -198,7 +211,6 @@ class _Run:
             if meter.is_long_enough:
                 break
             end_to_end(call)
-        parts["end_to_end"] = confirmed(parts["end_to_end"], end_to_end, settings)
         return parts, energy_mj
 
     def _batches(self, batch_size: int) -> list[Array]:
@@ -220,6 +232,11 @@ class _Run:
         if agreement.ok is not False:
             self.reference = reference
         return agreement
+
+
+def _feeds(runner: Runner, batches: Sequence[Array]) -> list[dict[str, Array]]:
+    (spec,) = runner.inputs
+    return [{spec.name: batch.astype(spec.dtype, copy=False)} for batch in batches]
 
 
 def _facts(source: Source) -> dict[str, Any]:

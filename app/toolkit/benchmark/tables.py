@@ -306,8 +306,8 @@ def method(result: BenchmarkResult) -> Iterator[str]:
     yield (
         f"Windows of {settings.get('window_calls', UNKNOWN)} calls or more were timed until "
         f"{settings.get('agreeing_windows', UNKNOWN)} in a row agreed within "
-        f"{settings.get('tolerance_pct', UNKNOWN)} %; those before them are the warm-up. A row of "
-        "less than five seconds was timed again at its end, and is stable only where both medians agree as well."
+        f"{settings.get('tolerance_pct', UNKNOWN)} %; those before them are the warm-up. A way "
+        "with a figure was opened and timed again, once or twice: it stands only where all medians agree as well."
     )
     yield f"{settings.get('rotating_inputs', UNKNOWN)} different inputs took turns; each way ran alone."
     yield "Each way's answers were checked against the first way's before it was timed."
