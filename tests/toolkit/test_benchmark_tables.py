@@ -76,7 +76,7 @@ def test_where_nothing_ran_at_the_first_batch_size_the_next_is_shown() -> None:
 def test_the_batch_size_shown_is_the_smallest_with_a_headline_else_the_smallest_that_was_timed() -> None:
     doubtful = [unstable("torch_fp32", 1, 5.0), disturbed("torch_fp16", 1, 4.0)]
     text = benchmark_markdown(benchmark_of(*doubtful, timed("torch_fp16", 2, 6.0)))
-    assert "Fastest at batch 2: PyTorch FP16, 6.000 ms. 2 of 3 figures are not to be quoted." in text
+    assert "Fastest at batch 2: PyTorch FP16, 6.000 ms. The machine was too noisy for 2 of 3 figures:" in text
     assert "## By way, batch 2\n" in text
     text = benchmark_markdown(benchmark_of(Row("onnxruntime", 1, why_not="no"), unstable("onnxruntime", 4, 5.0)))
     assert "## By way, batch 4\n" in text and "| ONNX Runtime | not stable: " in text
@@ -123,8 +123,9 @@ def test_columns_and_tables_without_a_figure_are_left_out() -> None:
 def test_the_verdict_claims_no_more_than_the_rows_do() -> None:
     assert verdict(benchmark_of(lacking("tensorrt_fp16"))) == "Nothing could be timed here; the table says why."
     nothing = verdict(benchmark_of(unstable("torch_fp32", 1, 5.0), disturbed("torch_fp16", 1, 4.0)))
-    assert nothing == "No figure was stable on a quiet machine: none of these is to be quoted."
-    assert verdict(s1_table()).endswith("5.49x the first way's speed. 2 of 11 figures are not to be quoted.")
+    assert nothing == "The machine was too noisy for every figure: do not quote them."
+    doubt = "The machine was too noisy for 2 of 11 figures: do not quote them."
+    assert verdict(s1_table()).endswith(f"5.49x the first way's speed. {doubt}")
 
 
 def test_wrong_answers_are_shown_beside_their_limit() -> None:

@@ -61,11 +61,13 @@ def verdict(result: BenchmarkResult) -> str:
         return "Nothing could be timed here; the table says why."
     best = fastest(result)
     if best is None:
-        return "No figure was stable on a quiet machine: none of these is to be quoted."
+        return "The machine was too noisy for every figure: do not quote them."
     believed = sum(row.headline_ms is not None for row in timed)
     told = f"Fastest at batch {best.batch_size}: {way_name(best.way)}, {number(best.headline_ms)} ms"
     speedup = "" if best.speedup in {None, 1} else f", {times(best.speedup)} the first way's speed"
-    doubt = "" if believed == len(timed) else f" {len(timed) - believed} of {len(timed)} figures are not to be quoted."
+    doubt = ""
+    if believed < len(timed):
+        doubt = f" The machine was too noisy for {len(timed) - believed} of {len(timed)} figures: do not quote them."
     return f"{told}{speedup}.{doubt}"
 
 
