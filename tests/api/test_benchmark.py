@@ -31,6 +31,7 @@ def _file(service: Service, job: dict[str, Any], name: str) -> bytes:
     return bytes(answer.content)
 
 
+@pytest.mark.slow
 def test_a_classifier_s_tables_page_and_pictures_are_kept(service: Service) -> None:
     pills = make_scenes(service.workspace / "benchmark", images=2, seed=78)
     checkpoint = service.upload(PID, "classification_best.pt", ASSETS / "pills_classifier.pt")

@@ -176,6 +176,7 @@ def _be(service: Service, uid: str) -> None:
     (service.client.headers["x-api-key"],) = [key for key, whose in KEYS.items() if whose == uid]
 
 
+@pytest.mark.slow
 def test_another_user_neither_follows_nor_moves_a_pointer(keyed: Service, pid: str) -> None:
     latest = f"artifacts/{pid}/optimizing/latest_detection.onnx"
     _be(keyed, "0001")

@@ -65,6 +65,7 @@ def test_absolute_paths_can_be_turned_off_and_other_roots_named(
     assert "ABSOLUTE_INPUT_PATHS" in answer.json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_file_that_holds_a_secret_is_no_input(make_service: Callable[..., Service], tmp_path: Path) -> None:
     """Wherever it lies: an operator may keep it beside the images."""
     folder = tmp_path / "roots"

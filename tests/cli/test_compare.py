@@ -139,6 +139,7 @@ def test_a_wrong_command_line_is_2(alone: Optimizing, words: list[str], said: st
     assert said in ended.err
 
 
+@pytest.mark.slow
 def test_a_mode_that_needs_data_is_2_and_the_libraries_are_imported_offline(tmp_path: Path) -> None:
     """Ultralytics must neither fetch nor phone home when a command of ours imports it."""
     code = f"""

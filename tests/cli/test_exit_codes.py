@@ -73,6 +73,7 @@ def test_a_refusal_is_3_and_names_the_field(optimizing: Optimizing, pid: str) ->
     assert absent.json["error"]["code"] == "JOB_NOT_FOUND"
 
 
+@pytest.mark.slow
 def test_a_missing_key_is_3_and_a_key_opens(make_service: Callable[..., Service], tmp_path: Path) -> None:
     guarded = make_service(API_KEYS="a-key-for-tests:0007")
     optimizing = Optimizing(tmp_path, guarded.url)

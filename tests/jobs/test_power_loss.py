@@ -77,6 +77,7 @@ def _check_callbacks(receiver: Receiver, records: dict[str, dict[str, object]]) 
     assert len(set().union(*ids.values())) == len(records), "no two jobs share an id"
 
 
+@pytest.mark.slow
 def test_jobs_survive_the_loss_of_power(
     make_service: Callable[..., Service], receiver: Receiver, pills_model: Path
 ) -> None:

@@ -212,6 +212,7 @@ def _in_child(model: str, images: str, work: str) -> None:
     Path(work, "done").write_text(str(result.train_images))
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_daemonic_process_forked_from_one_that_loaded_torch(
     pills: Path, scenes: CocoData, tmp_path: Path
 ) -> None:
