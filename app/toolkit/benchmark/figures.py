@@ -43,8 +43,8 @@ def confirmed(row: Row, again: Sequence[LatencyReport]) -> Row:
     medians_ms = [one.p50_ms for one in every]
     apart_pct = 100 * (max(medians_ms) / min(medians_ms) - 1)
     stable = all(one.stable for one in every) and apart_pct <= settings.tolerance_pct
-    both = replace(latency_of([*warm_up, *last], replace(settings, agreeing_windows=len(last))), stable=stable)
-    row = replace(row, parts={**row.parts, "end_to_end": both})
+    pooled = replace(latency_of([*warm_up, *last], replace(settings, agreeing_windows=len(last))), stable=stable)
+    row = replace(row, parts={**row.parts, "end_to_end": pooled})
     return _claimed(row) if stable else replace(row, **NOTHING_CLAIMED)
 
 
